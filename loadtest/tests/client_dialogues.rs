@@ -8,7 +8,7 @@ use ringpost_loadtest::{
     sizes::Sizes,
     source::{
         client::Client,
-        host::{ClientError, Ended, Flow, Host, Job, Outcome, Script, Stage},
+        host::{ClientError, Ended, Flow, Host, Job, Manner, Outcome, Script, Stage},
         outbox::{Outbox, Piece},
     },
 };
@@ -69,7 +69,7 @@ impl Host for Desk {
         &mut self.composer
     }
 
-    fn began(&mut self, _: bool) {}
+    fn began(&mut self, _: Manner) {}
 
     fn has_its_turn(&mut self, job: &mut Job, now: Instant) {
         if !self.open_loop {

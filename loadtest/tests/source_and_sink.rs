@@ -317,6 +317,24 @@ fn a_result_says_whether_the_load_was_pipelined_and_not_only_whether_it_was_to_b
     }
 }
 
+/// What happened: whether BDAT was used nothing said but the settings, which say what was asked for.
+#[test]
+fn a_result_says_of_how_many_transactions_the_content_went_with_bdat() {
+    for (offered, asked) in [(true, true), (false, true), (true, false)] {
+        let mut options = None;
+        let (ran, ..) = run(
+            |sink| sink.announcement.chunking = offered,
+            |source| {
+                source.chunking = asked;
+                options = Some(source.clone());
+            },
+        );
+        let load = summary::load_of(&options.unwrap(), &ran.report);
+        let done = if offered && asked { 200 } else { 0 };
+        assert_eq!((load.chunking_asked, load.transactions_chunked), (Some(asked), Some(done)), "{offered} {asked}");
+    }
+}
+
 /// What happened: CPU was the mean of the seconds, the last of them a fragment, so that what a message cost and the share of a core did not
 /// agree.
 #[test]

@@ -138,7 +138,7 @@ fn run(body: &mut String, index: usize, run: &RunResult) {
             number(run.duration),
             run.load.sessions,
             if run.load.sessions == 1 { "" } else { "s" },
-            pipelining(run),
+            pipelining(run) + &chunking(run),
         ),
     );
     facts(body, run);
@@ -182,6 +182,17 @@ fn pipelining(run: &RunResult) -> String {
         (Some(true), Some(some)) if some < begun => format!("{} of {} transactions pipelined", count(some), count(begun)),
         _ if run.load.pipelined => "pipelined".to_owned(),
         _ => "not pipelined".to_owned(),
+    }
+}
+
+/// Whether content went with BDAT where that was asked for, and why it did not; nothing of results that do not say it.
+fn chunking(run: &RunResult) -> String {
+    let begun = run.transactions_begun;
+    match (run.load.chunking_asked, run.load.transactions_chunked) {
+        (Some(true), Some(0)) if begun > 0 => ", no BDAT, as the server did not offer it".to_owned(),
+        (Some(true), Some(some)) if some < begun => format!(", {} of {} transactions with BDAT", count(some), count(begun)),
+        (Some(true), Some(_)) => ", with BDAT".to_owned(),
+        _ => String::new(),
     }
 }
 
@@ -353,6 +364,19 @@ mod tests {
         assert_eq!(told(Some(false), Some(0)), "not pipelined");
         assert!(told(Some(true), Some(3)).starts_with("3 of "));
         assert_eq!(told(Some(true), Some(u64::MAX)), "pipelined");
+    }
+
+    #[test]
+    fn what_went_without_bdat_is_told_with_its_reason() {
+        let mut run = SampleRun::default().result();
+        let mut told = |asked, of| {
+            (run.load.chunking_asked, run.load.transactions_chunked) = (asked, of);
+            chunking(&run)
+        };
+        assert_eq!((told(None, None), told(Some(false), Some(0))), (String::new(), String::new()));
+        assert_eq!(told(Some(true), Some(0)), ", no BDAT, as the server did not offer it");
+        assert!(told(Some(true), Some(3)).starts_with(", 3 of "));
+        assert_eq!(told(Some(true), Some(u64::MAX)), ", with BDAT");
     }
 
     #[test]

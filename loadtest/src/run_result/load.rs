@@ -27,4 +27,10 @@ pub struct Load {
     /// Transactions of which they did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transactions_pipelined: Option<u64>,
+    /// BDAT was asked for; the server may not have offered CHUNKING.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chunking_asked: Option<bool>,
+    /// Transactions whose content went with BDAT, or was to, where they were refused before it. Results written before do not say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transactions_chunked: Option<u64>,
 }

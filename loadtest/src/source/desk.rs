@@ -18,7 +18,7 @@ use crate::{
         CoreReport, Reached, SourceOptions,
         clock::Clock,
         control::Progress,
-        host::{Ended, Host, Job, Outcome, Stage},
+        host::{Ended, Host, Job, Manner, Outcome, Stage},
         reply::{queue_id, shown},
     },
 };
@@ -121,8 +121,9 @@ impl Host for Desk {
         &mut self.composer
     }
 
-    fn began(&mut self, pipelined: bool) {
-        self.report.pipelined += u64::from(pipelined);
+    fn began(&mut self, manner: Manner) {
+        self.report.pipelined += u64::from(manner.pipelined);
+        self.report.chunked += u64::from(manner.chunked);
         self.recorder.sent();
         self.in_flight += 1;
     }

@@ -137,6 +137,15 @@ pub struct Ended<'a> {
     pub reply: &'a [u8],
 }
 
+/// How a message is sent, by what was asked for and what the server offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Manner {
+    /// What follows MAIL does not wait for the reply.
+    pub pipelined: bool,
+    /// The content goes with BDAT.
+    pub chunked: bool,
+}
+
 /// What the machine asks of its driver.
 pub trait Host {
     /// The next message that is due; none: nothing to do for now.
@@ -145,8 +154,8 @@ pub trait Host {
     fn push_recipient(&mut self, out: &mut Vec<u8>);
     /// What composes the messages.
     fn composer(&mut self) -> &mut Composer;
-    /// MAIL was sent, and where it is `pipelined` what follows it does not wait for the reply.
-    fn began(&mut self, pipelined: bool);
+    /// MAIL was sent.
+    fn began(&mut self, manner: Manner);
     /// The message before `job` on its connection has had its last reply, and `job`'s MAIL was sent before that: it is its turn now. A
     /// closed loop has it due now; under an open loop it stays due when it was.
     fn has_its_turn(&mut self, job: &mut Job, now: Instant);

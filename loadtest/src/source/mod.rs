@@ -204,6 +204,8 @@ pub struct CoreReport {
     pub aborted: u64,
     /// Messages begun whose commands did not wait for each other's replies.
     pub pipelined: u64,
+    /// Messages begun whose content goes with BDAT.
+    pub chunked: u64,
     /// Recipients that were refused, those of refused messages too.
     pub recipients_refused: u64,
     /// Messages that were due but never taken, because all sessions were busy until the end, or nobody was there.
@@ -239,6 +241,7 @@ impl CoreReport {
         self.refused += other.refused;
         self.aborted += other.aborted;
         self.pipelined += other.pipelined;
+        self.chunked += other.chunked;
         self.recipients_refused += other.recipients_refused;
         self.never_begun += other.never_begun;
         self.gave_up_after = self.gave_up_after.max(other.gave_up_after);

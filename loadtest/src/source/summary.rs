@@ -100,6 +100,8 @@ pub fn load_of(options: &SourceOptions, report: &CoreReport) -> Load {
         pipelined: report.pipelined > 0,
         pipelining_asked: Some(options.pipelining),
         transactions_pipelined: Some(report.pipelined),
+        chunking_asked: Some(options.chunking),
+        transactions_chunked: Some(report.chunked),
     }
 }
 
@@ -153,6 +155,7 @@ pub fn summary(options: &SourceOptions, run: &SourceRun) -> serde_json::Value {
         "gave_up_after_seconds": report.gave_up_after.map(|after| after.as_secs_f64()), "interrupted": run.interrupted, "ungreeted": report.ungreeted,
         "pauses": report.pauses, "paused_s": report.paused.as_secs_f64(), "seconds": lasted, "messages_per_second": report.acknowledged as f64 / lasted.max(1e-9),
         "own_cpu_us_per_message": cpu_us_per_message(run), "own_cpu_seconds": run.cpu.as_secs_f64(),
+        "transactions_pipelined": report.pipelined, "transactions_chunked": report.chunked,
         "errors": totals.errors, "last_trouble": report.last_trouble, "seed": options.seed,
         "run": format!("{:016x}", run.run), "phases": phases,
     })

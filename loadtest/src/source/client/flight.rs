@@ -8,7 +8,7 @@ use crate::{
     identity::push_decimal,
     source::{
         forward_paths::ForwardPaths,
-        host::{Flow, Host, Job, Script, Sent, Stage},
+        host::{Flow, Host, Job, Manner, Script, Sent, Stage},
         outbox::Outbox,
         transaction::{Asked, Transaction},
     },
@@ -19,7 +19,7 @@ impl Client {
         if let Some(left) = &mut self.left {
             *left -= 1;
         }
-        host.began(self.pipelining);
+        host.began(Manner { pipelined: self.pipelining, chunked: self.chunking });
         self.begun = true;
         let plan = host.composer().plan(job.sequence, job.due_us, self.form());
         let content_bytes = plan.content_bytes;
