@@ -2,6 +2,7 @@
 
 pub mod change;
 pub mod comparison;
+mod extent;
 mod settings;
 
 use std::path::PathBuf;

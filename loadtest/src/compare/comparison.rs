@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     change::{Change, median},
-    settings,
+    extent, settings,
 };
 use crate::{
     encoded_histogram::latency_histogram,
@@ -356,14 +356,13 @@ fn compare_errors(a: &[&RunResult], b: &[&RunResult], thresholds: &Thresholds) -
 /// What was not the same between the sides although it should have been.
 fn differences(a: &[&RunResult], b: &[&RunResult]) -> Vec<String> {
     type Fact = (&'static str, fn(&RunResult) -> String);
-    let facts: [Fact; 8] = [
+    let facts: [Fact; 7] = [
         ("processor", |run| run.machine.cpu_model.clone()),
         ("cores", |run| run.machine.cores_allowed.to_string()),
         ("kernel", |run| run.machine.kernel.clone()),
         ("disk", |run| run.machine.disk.clone()),
         ("tool", |run| run.machine.tool.clone()),
         ("sessions", |run| run.load.sessions.to_string()),
-        ("pipelining", |run| run.load.pipelined.to_string()),
         ("offered rate", |run| run.load.offered_per_second.map_or_else(|| "closed loop".to_owned(), |rate| rate.to_string())),
     ];
     let mut notes = Vec::new();
@@ -376,13 +375,27 @@ fn differences(a: &[&RunResult], b: &[&RunResult]) -> Vec<String> {
             notes.push(if short { format!("not the same {name}: {first} / {last}") } else { format!("not the same {name}") });
         }
     }
-    let told = settings::differences(a, b);
+    let mut told = settings::differences(a, b);
     // The schedule says more than its mean.
-    if told.iter().any(|note| note.starts_with("not the same rate:") || note.starts_with("not the same load.rate:")) {
-        notes.retain(|note| !note.starts_with("not the same offered rate:"));
+    if told.iter().any(|note| is_of(note, &["rate", "load.rate"])) {
+        notes.retain(|note| !is_of(note, &["offered rate"]));
     }
+    // What was done says more than what was asked for.
+    let done = extent::differences(a, b);
+    for (name, in_scenario) in [("pipelining", "load.pipelining"), ("chunking", "load.chunking")] {
+        if done.iter().any(|note| is_of(note, &[name])) {
+            told.retain(|note| !is_of(note, &[name, in_scenario]));
+        }
+    }
+    notes.extend(done);
     notes.extend(told);
     notes
+}
+
+/// Is it the note of one of these?
+fn is_of(note: &str, names: &[&str]) -> bool {
+    let name = note.strip_prefix("not the same ").and_then(|rest| rest.split_once(':'));
+    name.is_some_and(|(name, _)| names.contains(&name))
 }
 
 #[cfg(test)]
@@ -521,5 +534,22 @@ mod tests {
         b[0].settings["seed"] = 7.into();
         let notes = compare(&a, &b, &Thresholds::default()).tests.remove(0).notes;
         assert_eq!(notes, ["not the same kernel: Linux 6.1 / Linux 7.0", "not the same sessions: 8 / 99"]);
+    }
+
+    /// What happened: that chunking was asked for was compared, and not whether the server offered it; of pipelining it was the other way round.
+    #[test]
+    fn what_was_done_and_else_what_was_asked_for_is_said() {
+        let run = |asked: bool, done: u64| {
+            let mut run = runs(1, 1, 1.0, 0.0).remove(0);
+            (run.load.transactions_pipelined, run.load.transactions_chunked) = (Some(done), Some(done));
+            run.settings = serde_json::json!({"pipelining": asked, "chunking": asked});
+            run
+        };
+        let notes = |a: RunResult, b: RunResult| compare(&[a], &[b], &Thresholds::default()).tests.remove(0).notes;
+        let done = |name: &str| format!("not the same {name}: of their transactions none / all");
+        assert_eq!(notes(run(false, 0), run(true, u64::MAX)), ["pipelining", "chunking"].map(done));
+        assert_eq!(notes(run(true, 0), run(true, u64::MAX)), ["pipelining", "chunking"].map(done));
+        // The server did not offer it.
+        assert_eq!(notes(run(false, 0), run(true, 0)), ["not the same chunking: false / true", "not the same pipelining: false / true"]);
     }
 }

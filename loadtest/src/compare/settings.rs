@@ -8,8 +8,8 @@ use crate::run_result::RunResult;
 
 /// Settings that may differ: chance, where the server is, and words.
 const MAY_DIFFER: [&str; 4] = ["seed", "to", "name", "about"];
-/// Settings that a note of the load tells of already, by what came of them.
-const TOLD_ALREADY: [&str; 4] = ["sessions", "load.sessions", "pipelining", "load.pipelining"];
+/// Settings that a note of the load tells of already.
+const TOLD_ALREADY: [&str; 2] = ["sessions", "load.sessions"];
 /// Characters of a value that are shown.
 const VALUE_CHARS_MAX: usize = 50;
 /// Settings of one side that are named.
