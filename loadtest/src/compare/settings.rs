@@ -1,10 +1,13 @@
 //! What two sets of runs were told differently.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde_json::Value;
 
-use crate::run_result::RunResult;
+use crate::{run_result::RunResult, schedule::Rate};
 
 /// Settings that may differ: chance, where the server is, and words.
 const MAY_DIFFER: [&str; 4] = ["seed", "to", "name", "about"];
@@ -50,12 +53,37 @@ type Settings = BTreeMap<String, BTreeSet<String>>;
 fn settings(runs: &[&RunResult]) -> Settings {
     let mut all = Settings::new();
     for run in runs {
-        // What else stands beside a scenario is what came of it.
-        let scenario = &run.settings["scenario"];
-        gather(String::new(), if scenario.is_object() { scenario } else { &run.settings }, &mut all);
+        gather(String::new(), &told(&run.settings), &mut all);
     }
     all.retain(|name, _| !MAY_DIFFER.contains(&name.as_str()) && !TOLD_ALREADY.contains(&name.as_str()));
     all
+}
+
+/// What decided about a run. What else stands beside a scenario is what came of it, but for the seconds that it ran: results of other seconds
+/// than the scenario's own, written up to commit ee70b86, have the course as it was written for those.
+fn told(settings: &Value) -> Cow<'_, Value> {
+    let scenario = &settings["scenario"];
+    if !scenario.is_object() {
+        return Cow::Borrowed(settings);
+    }
+    let (Some(ran), Some(own)) = (settings["seconds"].as_f64(), scenario["seconds"].as_f64()) else { return Cow::Borrowed(scenario) };
+    if ran == own || own <= 0.0 {
+        return Cow::Borrowed(scenario);
+    }
+    let (mut scenario, factor) = (scenario.clone(), ran / own);
+    scenario["seconds"] = ran.into();
+    for (section, key) in [("load", "rate"), ("background", "rate"), ("engine", "kill_after_s")] {
+        let Some(value) = scenario.get_mut(section).and_then(|section| section.get_mut(key)) else { continue };
+        let stretched = match &*value {
+            Value::String(rate) => rate.parse::<Rate>().ok().map(|rate| rate.stretched(factor).to_string().into()),
+            Value::Number(after) => after.as_f64().map(|after| (after * factor).into()),
+            _ => None,
+        };
+        if let Some(stretched) = stretched {
+            *value = stretched;
+        }
+    }
+    Cow::Owned(scenario)
 }
 
 fn gather(path: String, value: &Value, all: &mut Settings) {
@@ -114,6 +142,25 @@ mod tests {
         let scenario = |seconds, settings: Value| json!({"drain_s": seconds, "scenario": {"about": "x", "seconds": seconds, "load": {"size": "4096"}, "engine": settings}});
         let found = notes(scenario(3, json!({})), scenario(5, json!({"smtp": {"sessions_max": 10}})));
         assert_eq!(found, ["not the same seconds: 3 / 5", "only B says: engine.smtp.sessions_max = 10"]);
+    }
+
+    /// What happened: a result of other seconds than the scenario's own, as they were written before, differed in them from a new one of the
+    /// same course, and in its ramp and its kill.
+    #[test]
+    fn a_course_that_was_fitted_into_other_seconds_is_compared_as_it_ran() {
+        let scenario = |seconds: f64, rate, kill: f64| json!({"name": "x", "seconds": seconds, "load": {"rate": rate, "size": "4096"}, "background": {"rate": "70"}, "engine": {"kill_after_s": kill}});
+        let older = |seconds: f64| json!({"scenario": scenario(10.0, "100..900/10", 5.0), "seconds": seconds, "seed": 1});
+        let newer = json!({"scenario": scenario(4.0, "100..900/4", 2.0), "seconds": 4.0, "planned_s": 10.0, "seed": 2});
+        assert_eq!(notes(older(4.0), newer.clone()), [""; 0]);
+        let wanted = [
+            "not the same engine.kill_after_s: 2.5 / 2.0",
+            "not the same load.rate: 100..900/5 / 100..900/4",
+            "not the same seconds: 5.0 / 4.0",
+        ];
+        assert_eq!(notes(older(5.0), newer), wanted);
+        // One in a closed loop, without a kill.
+        let plain = |own: f64| json!({"scenario": {"seconds": own, "load": {"rate": null}, "background": null}, "seconds": 3.0});
+        assert_eq!(notes(plain(20.0), plain(3.0)), [""; 0]);
     }
 
     #[test]
