@@ -99,6 +99,7 @@ pub struct Composer {
     run: u64,
     random: Random,
     next_item: usize,
+    raised: u64,
 }
 
 /// What messages are made of.
@@ -126,7 +127,7 @@ impl Composer {
             }
             ContentKind::Template(template) => (Source::Template(template.clone()), Vec::new()),
         };
-        (Composer { source, run, random: Random::part(seed, part), next_item: part as usize }, items)
+        (Composer { source, run, random: Random::part(seed, part), next_item: part as usize, raised: 0 }, items)
     }
 
     /// Decides about the message with this number: size, checksum, body.
@@ -136,6 +137,7 @@ impl Composer {
             Source::Text { sizes, cuts } => {
                 let wanted = sizes.draw(&mut self.random) as usize;
                 let shortest = head_bytes(true) + cuts[0].raw as usize + last_line_bytes(0);
+                self.raised += u64::from(wanted < shortest);
                 let room = wanted.saturating_sub(shortest);
                 let lines = (room / LINE_BYTES).min(cuts.len() - 1);
                 let (cut, padding) = (cuts[lines], room % LINE_BYTES);
@@ -161,6 +163,11 @@ impl Composer {
                 Plan { mark, content_bytes: head_bytes(false) as u64 + length, form, body: None, padding: 0 }
             }
         }
+    }
+
+    /// Messages planned so far whose size was drawn below [`text_bytes_least`], and is that.
+    pub fn raised(&self) -> u64 {
+        self.raised
     }
 
     /// Appends what comes in front of the body.
@@ -251,6 +258,16 @@ pub fn check_sizes(sizes: &Sizes) -> Result<(), String> {
     }
     let half = if matches!(sizes, Sizes::LogNormal { .. }) { "half of them would have no more than " } else { "" };
     Err(format!("{sizes}: {half}{asked} octets, and a message that says what it is has {least} octets at least"))
+}
+
+/// A sentence where messages of a load are larger than the sizes that were drawn for them.
+pub fn raised_text(raised: u64, begun: u64) -> Option<String> {
+    (raised > 0).then(|| {
+        format!(
+            "{raised} of {begun} messages were drawn smaller than {} octets, the least that one has, and are of that size",
+            text_bytes_least()
+        )
+    })
 }
 
 /// A text for messages of up to `bytes` octets, and its cuts: the first behind its header, one behind each line.
@@ -367,6 +384,23 @@ mod tests {
         assert_eq!(plan.content_bytes, content.len() as u64);
         assert_eq!(plan.content_bytes, text_bytes_least());
         assert_eq!(plan.mark.checksum, Checksum::of(covered(&content)));
+    }
+
+    /// What happened: the small ones of a distribution were all of one size, and nothing said so.
+    #[test]
+    fn sizes_that_are_drawn_too_small_are_counted() {
+        let least = text_bytes_least();
+        let raised = |sizes: &str| {
+            let (mut composer, _) = Composer::new(&ContentKind::Text(sizes.parse().unwrap()), 7, 1, 0);
+            let of_least = (0..1000).filter(|&sequence| composer.plan(sequence, 5, Form::Raw).content_bytes == least).count() as u64;
+            (composer.raised(), of_least)
+        };
+        let (some, of_least) = raised("lognormal:1KiB:1.5:256..1MiB");
+        assert!((some..some + 5).contains(&of_least) && (200..500).contains(&some), "{some} of 1000, {of_least}");
+        assert_eq!(raised(&format!("lognormal:1KiB:1.5:{}..1MiB", least + 1)), (0, 0));
+        assert!(raised(&format!("{least}")) == (0, 1000), "what was asked for is not raised");
+        assert_eq!(raised_text(0, 1000), None);
+        assert!(raised_text(7, 1000).unwrap().starts_with(&format!("7 of 1000 messages were drawn smaller than {least} octets")));
     }
 
     #[test]

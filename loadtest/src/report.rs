@@ -21,6 +21,7 @@ use clap::Args;
 
 use crate::{
     cli::{EXIT_NEGATIVE, EXIT_OK, Failure},
+    content::raised_text,
     run_result::{RunResult, write_whole},
 };
 use format::{count, number, percentile_of, printable};
@@ -97,6 +98,9 @@ pub fn text(results: &[RunResult], with_advice: bool) -> String {
             count(run.errors.total())
         ));
         run.failures.iter().for_each(|failure| text.push_str(&format!("    {}\n", printable(failure, &[]))));
+        if let Some(note) = raised_text(run.load.sizes_raised.unwrap_or(0), run.transactions_begun) {
+            text.push_str(&format!("    note: {note}\n"));
+        }
     }
     if with_advice {
         for run in results {
@@ -172,6 +176,17 @@ mod tests {
         assert_eq!((suite.test_suite.as_str(), suite.total_tests, suite.passed_tests, suite.failed_tests), ("two", 2, 2, 0));
         assert_eq!(read_results(&[folder.path().join("suite.json")]).unwrap(), suite.results);
         assert_eq!(read_results(&[folder.path()]).unwrap().len(), 2, "a run by itself and in its suite counts once");
+    }
+
+    #[test]
+    fn sizes_that_were_drawn_too_small_are_a_note() {
+        let mut run = SampleRun { seconds: 1, ..SampleRun::default() }.result();
+        assert!(!text(std::slice::from_ref(&run), false).contains("drawn smaller"));
+        run.load.sizes_raised = Some(7);
+        let begun = run.transactions_begun;
+        for text in [text(std::slice::from_ref(&run), false), html::page(&Suite::new("s", vec![run]))] {
+            assert_eq!(text.matches(&format!("7 of {begun} messages were drawn smaller than")).count(), 1, "{text}");
+        }
     }
 
     #[test]

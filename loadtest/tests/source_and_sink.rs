@@ -335,6 +335,31 @@ fn a_result_says_of_how_many_transactions_the_content_went_with_bdat() {
     }
 }
 
+/// What happened: the small messages of a distribution were all of one size, and no word said so.
+#[test]
+fn sizes_below_the_least_that_a_message_has_are_counted_and_said_once() {
+    let sink = Sink::start(SinkOptions::new(loopback(), core())).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.json");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args([
+        "source",
+        "--to",
+        &sink.address.to_string(),
+        "--messages",
+        "300",
+        "--size",
+        "lognormal:1KiB:1.5:256..64KiB",
+        "--seed",
+        "3",
+    ]);
+    let output = command.arg("--output").arg(&path).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let raised = RunResult::read(&path).unwrap().load.sizes_raised.unwrap();
+    assert!((30..200).contains(&raised), "{raised}");
+    assert_eq!(text.matches(&format!("{raised} of 300 messages were drawn smaller than ")).count(), 1, "{text}");
+}
+
 /// What happened: CPU was the mean of the seconds, the last of them a fragment, so that what a message cost and the share of a core did not
 /// agree.
 #[test]

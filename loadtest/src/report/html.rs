@@ -10,7 +10,7 @@ use super::{
     format::{bytes, count, escape, latency, number, percentile, percentile_of},
     suite::Suite,
 };
-use crate::{percentile::PERCENTILES, run_result::RunResult};
+use crate::{content::raised_text, percentile::PERCENTILES, run_result::RunResult};
 
 /// The whole page.
 pub fn page(suite: &Suite) -> String {
@@ -204,6 +204,7 @@ fn facts(body: &mut String, run: &RunResult) {
     }
     let mut words = Vec::new();
     words.extend(content(if scenario.is_object() { &scenario["load"] } else { &run.settings }));
+    words.extend(raised_text(run.load.sizes_raised.unwrap_or(0), run.transactions_begun));
     let ledgers = &run.settings["difference"];
     let of = |name: &str| ledgers[name].as_u64().map(count).unwrap_or_default();
     if ledgers.is_object() {

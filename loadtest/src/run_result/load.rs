@@ -33,4 +33,7 @@ pub struct Load {
     /// Transactions whose content went with BDAT, or was to, where they were refused before it. Results written before do not say it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transactions_chunked: Option<u64>,
+    /// Transactions whose size was drawn smaller than the least there is ([`crate::content::text_bytes_least`]), and is that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sizes_raised: Option<u64>,
 }

@@ -322,6 +322,7 @@ impl Desk {
         self.report.never_begun += self.backlog.as_ref().map_or(0, VecDeque::len) as u64;
         self.report.lasted += self.overtime / self.sessions;
         self.report.cpu = cpu;
+        self.report.sizes_raised = self.composer.raised();
         self.report.clone()
     }
 

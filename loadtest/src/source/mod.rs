@@ -206,6 +206,8 @@ pub struct CoreReport {
     pub pipelined: u64,
     /// Messages begun whose content goes with BDAT.
     pub chunked: u64,
+    /// Messages begun whose size was drawn smaller than the least there is, and is that.
+    pub sizes_raised: u64,
     /// Recipients that were refused, those of refused messages too.
     pub recipients_refused: u64,
     /// Messages that were due but never taken, because all sessions were busy until the end, or nobody was there.
@@ -242,6 +244,7 @@ impl CoreReport {
         self.aborted += other.aborted;
         self.pipelined += other.pipelined;
         self.chunked += other.chunked;
+        self.sizes_raised += other.sizes_raised;
         self.recipients_refused += other.recipients_refused;
         self.never_begun += other.never_begun;
         self.gave_up_after = self.gave_up_after.max(other.gave_up_after);

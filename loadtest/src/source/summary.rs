@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::{
     cli::{EXIT_INTERRUPTED, EXIT_IO, EXIT_NEGATIVE, EXIT_OK, EXIT_UNAVAILABLE},
+    content::raised_text,
     live::{SourceRun, shown},
     percentile::told,
     phase::Phase,
@@ -102,6 +103,7 @@ pub fn load_of(options: &SourceOptions, report: &CoreReport) -> Load {
         transactions_pipelined: Some(report.pipelined),
         chunking_asked: Some(options.chunking),
         transactions_chunked: Some(report.chunked),
+        sizes_raised: Some(report.sizes_raised),
     }
 }
 
@@ -155,7 +157,7 @@ pub fn summary(options: &SourceOptions, run: &SourceRun) -> serde_json::Value {
         "gave_up_after_seconds": report.gave_up_after.map(|after| after.as_secs_f64()), "interrupted": run.interrupted, "ungreeted": report.ungreeted,
         "pauses": report.pauses, "paused_s": report.paused.as_secs_f64(), "seconds": lasted, "messages_per_second": report.acknowledged as f64 / lasted.max(1e-9),
         "own_cpu_us_per_message": cpu_us_per_message(run), "own_cpu_seconds": run.cpu.as_secs_f64(),
-        "transactions_pipelined": report.pipelined, "transactions_chunked": report.chunked,
+        "transactions_pipelined": report.pipelined, "transactions_chunked": report.chunked, "sizes_raised": report.sizes_raised,
         "errors": totals.errors, "last_trouble": report.last_trouble, "seed": options.seed,
         "run": format!("{:016x}", run.run), "phases": phases,
     })
@@ -192,6 +194,7 @@ pub fn summary_text(options: &SourceOptions, run: &SourceRun) -> String {
         ));
     }
     lines.extend(paused_text(options.sessions, report));
+    lines.extend(raised_text(report.sizes_raised, totals.sent));
     if Phase::ALL.into_iter().any(|phase| !totals.histogram(phase).is_empty()) {
         lines.push(format!(
             "{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
