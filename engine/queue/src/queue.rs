@@ -109,8 +109,8 @@ pub struct Recovered<'r> {
     pub key: MessageKey,
     /// All recipients are settled: a settled record is wanted, to be followed by [`Queue::recorded`].
     pub done: bool,
-    /// It was re-routed by command, or some of its recipients were, to a route that does not exist any more, so these go the way of their
-    /// domains: say so.
+    /// It was re-routed by command, or some of its recipients were that are not over, to a route that does not exist any more, so these go the
+    /// way of their domains: say so.
     pub lost_route: Option<&'r str>,
 }
 
@@ -261,8 +261,8 @@ impl Queue {
     ) -> Result<Recovered<'r>, DecodeError> {
         let message = &as_accepted(message, now);
         let recorded = RecordedReroutes::read(records.clone())?;
-        let (index, lost_route) = match recorded.is_empty() {
-            true => (self.insert(message, recipients), None),
+        let index = match recorded.is_empty() {
+            true => self.insert(message, recipients),
             false => self.insert_rerouted(message, recipients, &recorded),
         };
         for record in records {
@@ -272,6 +272,9 @@ impl Queue {
                 return Err(error);
             }
         }
+        // Who is over goes nowhere any more, and is nothing to mend.
+        let open = (0..).zip(self.messages.recipients(index)).filter(|(_, recipient)| !recipient.place.is_over()).map(|(number, _)| number);
+        let lost_route = recorded.first_lost(open, |pattern| self.routes.by_pattern(pattern));
         self.bound_attempts(index, now);
         let untouched = |recipient: &Recipient| recipient.place == Place::Waiting && recipient.attempts == 0;
         // What was begun here is ended here, unless this node ends nothing.
@@ -291,14 +294,14 @@ impl Queue {
         Ok(Recovered { key: self.key(index), done, lost_route })
     }
 
-    /// As [`Queue::insert`], each recipient where it was sent. The second value is a route that does not exist any more.
-    fn insert_rerouted<'a, 'r>(
+    /// As [`Queue::insert`], each recipient where it was sent, or by its domain where that route does not exist any more.
+    fn insert_rerouted<'a>(
         &mut self,
         message: &NewMessage<'_>,
         recipients: impl Iterator<Item = NewRecipient<'a>> + Clone,
-        recorded: &RecordedReroutes<'r>,
-    ) -> (u32, Option<&'r str>) {
-        let (routes, lost) = recorded.resolve(recipients.clone().count(), |pattern| self.routes.by_pattern(pattern));
+        recorded: &RecordedReroutes<'_>,
+    ) -> u32 {
+        let routes = recorded.resolve(recipients.clone().count(), |pattern| self.routes.by_pattern(pattern));
         let to = |(recipient, &route): (NewRecipient<'a>, &u16)| match route {
             NOT_REROUTED => recipient,
             route => {
@@ -309,7 +312,7 @@ impl Queue {
         let recipients: Vec<_> = recipients.zip(&routes).map(to).collect();
         let index = self.insert(message, recipients.into_iter());
         self.set_reroutes(index, routes);
-        (index, lost)
+        index
     }
 
     /// The next thing to do, if any; call until `None`. For [`Work::Expired`] the record is appended to `record`.

@@ -57,22 +57,25 @@ impl<'r> RecordedReroutes<'r> {
         self.own.get(&recipient).copied().or(self.whole)
     }
 
-    /// The routes of so many recipients, and the first pattern that is none any more.
-    pub(crate) fn resolve(&self, recipients: usize, find: impl Fn(&str) -> Option<RouteId>) -> (Vec<u16>, Option<&'r str>) {
-        let mut lost = None;
+    /// The routes of so many recipients; where the pattern is none any more, [`NOT_REROUTED`].
+    pub(crate) fn resolve(&self, recipients: usize, find: impl Fn(&str) -> Option<RouteId>) -> Vec<u16> {
         // Neighbours mostly go the same way.
         let mut last: (Option<&str>, u16) = (None, NOT_REROUTED);
         let one = |recipient| {
             let pattern = self.of(recipient);
             if pattern != last.0 {
-                let found = pattern.and_then(&find);
-                lost = lost.or(pattern.filter(|_| found.is_none()));
-                last = (pattern, found.map_or(NOT_REROUTED, |route| route.0));
+                last = (pattern, pattern.and_then(&find).map_or(NOT_REROUTED, |route| route.0));
             }
             last.1
         };
-        let routes = (0..).take(recipients).map(one).collect();
-        (routes, lost)
+        (0..).take(recipients).map(one).collect()
+    }
+
+    /// The first pattern of these recipients that is none any more.
+    pub(crate) fn first_lost(&self, recipients: impl Iterator<Item = u16>, find: impl Fn(&str) -> Option<RouteId>) -> Option<&'r str> {
+        let mut found = None;
+        let patterns = recipients.filter_map(|recipient| self.of(recipient));
+        patterns.filter(|pattern| found.replace(*pattern) != Some(*pattern)).find(|pattern| find(pattern).is_none())
     }
 }
 

@@ -105,6 +105,32 @@ fn who_is_over_stays_where_it_went_also_after_a_restart() {
     }
 }
 
+/// Each start named a route that the config no longer has though nobody was left to be sent by it.
+#[test]
+fn a_lost_route_is_named_only_while_somebody_goes_by_it() {
+    let (mut queue, mut records) = (queue("backup.test"), vec![Vec::new(), Vec::new()]);
+    let key = enqueue(&mut queue);
+    assert_eq!(queue.reroute(key, &by_domain("z.test"), RouteId(2), START, &mut records[0]), Some(Settled::Outcome));
+    queue.recorded(key);
+    let dispatch = loop {
+        let dispatch = attempt(&mut queue, START).unwrap();
+        if dispatch.recipients() == 1 {
+            break dispatch;
+        }
+    };
+    let lost = |records: &[Vec<u8>]| {
+        let mut queue = self::queue("other.test");
+        let recipients = recipients(&mut queue);
+        let recovered = queue.recover(&message(), recipients.into_iter(), records.iter().map(Vec::as_slice), START + HOUR).unwrap();
+        (recovered.done, recovered.lost_route.map(str::to_owned))
+    };
+    assert_eq!(lost(&records[..1]), (false, Some("backup.test".to_owned())));
+    assert_eq!(queue.settle(dispatch, &[(1, Outcome::Delivered { reply: b"250 ok" })], START, &mut records[1]), Settled::Outcome);
+    queue.recorded(key);
+    assert_eq!(lost(&records), (false, None), "the others go by their domain");
+    assert_eq!(lost(&[whole_state(&queue, key)]), (false, None));
+}
+
 /// While an attempt of the message was under way, its other recipients went on going the old way.
 #[test]
 fn what_is_rerouted_never_goes_the_old_way_again() {
