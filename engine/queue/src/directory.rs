@@ -2,6 +2,7 @@
 //! a while.
 
 use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU32;
 
 use hashbrown::HashTable;
 
@@ -15,7 +16,7 @@ use crate::names::Names;
 use crate::queue::{Queue, Work};
 use crate::route::{NextHop, RouteId, Via};
 use crate::routes::Mail;
-use crate::site::{Answer, Domain, Lookup, Question, Resolution, Role, Site, Step, Verdict, later_turn};
+use crate::site::{Answer, Domain, Listed, Lookup, Question, Resolution, Role, Site, Step, Verdict, later_turn};
 use crate::slab::NONE;
 
 /// How long a destination without mail is kept, so that its answer, its window and its breaker are still known to the next.
@@ -351,11 +352,12 @@ impl Queue {
         if before.map(|(site, _)| site) == site {
             return;
         }
-        (domain.site, domain.joining, domain.queued_at, domain.aside_at) = (None, 0, None, 0);
+        (domain.site, domain.joining, domain.queued_at, domain.listed) = (None, 0, None, Listed::default());
         if let Some((left, position)) = before {
             let Role::Site(old) = &mut self.destinations[left as usize].role else { unreachable!("domains join sites") };
-            old.members.swap_remove(position as usize);
-            if let Some(&moved) = old.members.get(position as usize)
+            let place = position.get() as usize - 1;
+            old.members.swap_remove(place);
+            if let Some(&moved) = old.members.get(place)
                 && let Role::Domain(domain) = &mut self.destinations[moved as usize].role
             {
                 domain.site = Some((left, position));
@@ -364,8 +366,8 @@ impl Queue {
         }
         if let Some(joined) = site {
             let Role::Site(new) = &mut self.destinations[joined as usize].role else { unreachable!("domains join sites") };
-            let position = new.members.len() as u32;
             new.members.push(slot);
+            let position = NonZeroU32::new(new.members.len() as u32).expect("there is this one");
             if let Role::Domain(domain) = &mut self.destinations[slot as usize].role {
                 domain.site = Some((joined, position));
                 self.directory.joinings = self.directory.joinings.checked_add(1).unwrap_or(1);

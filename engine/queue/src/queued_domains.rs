@@ -11,8 +11,9 @@ use crate::site::{Role, Step};
 
 const PRIORITIES: usize = PRIORITY_MAX as usize + 1;
 
-/// A site forgets who of those that it set aside has left only when there are more entries than this, and than its domains can have.
-const ENTRIES_ASIDE_MIN: usize = 64;
+/// A site forgets who has left it only when there are more entries than this in its lists, of those in turn or of those set aside, and than its
+/// domains can have: one for each priority. So each of the two is never longer than this and ten times the domains that it had when one came last.
+const ENTRIES_MIN: usize = 64;
 
 /// Where a domain is queued at its site. A greater one comes first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -31,7 +32,8 @@ pub(crate) struct Entry {
     pub(crate) joining: u32,
 }
 
-/// One list per priority, each in the order of coming. A domain that is queued elsewhere by now, or not at all, may still be in one.
+/// One list per priority, each in the order of coming. A domain that is queued elsewhere by now, or not at all, may still be in one: it is in each
+/// of them once at most while it is at the site ([`Listed`](crate::site::Listed)).
 #[derive(Debug, Default)]
 struct Lists {
     domains: [VecDeque<Entry>; PRIORITIES],
@@ -86,17 +88,21 @@ impl QueuedDomains {
     }
 
     /// Set aside, those that have moved on among them.
-    pub(crate) fn entries_aside(&self) -> usize {
+    fn entries_aside(&self) -> usize {
         self.aside.as_ref().map_or(0, |aside| aside.lists.entries)
     }
 
-    /// Forgets those that were set aside and have moved on.
-    pub(crate) fn retain_aside(&mut self, is_there: impl Fn(Entry, u8) -> bool) {
-        let Some(aside) = &mut self.aside else { return };
-        for (priority, domains) in (0..).zip(&mut aside.lists.domains) {
-            domains.retain(|domain| is_there(*domain, priority));
+    /// The longer of what is in turn and what is set aside, those that have moved on among them.
+    fn entries_most(&self) -> usize {
+        self.in_turn.entries.max(self.entries_aside())
+    }
+
+    /// Forgets those that have left.
+    fn retain(&mut self, is_there: impl Fn(Entry, QueuedAt) -> bool) {
+        self.in_turn.retain(|domain, priority| is_there(domain, QueuedAt::InTurn(priority)));
+        if let Some(aside) = &mut self.aside {
+            aside.lists.retain(|domain, priority| is_there(domain, QueuedAt::Aside(priority)));
         }
-        aside.lists.entries = aside.lists.domains.iter().map(VecDeque::len).sum();
         self.aside.take_if(|aside| aside.lists.entries == 0);
     }
 
@@ -143,6 +149,13 @@ impl Lists {
         self.entries -= usize::from(popped.is_some());
         popped
     }
+
+    fn retain(&mut self, is_there: impl Fn(Entry, u8) -> bool) {
+        for (priority, domains) in (0..).zip(&mut self.domains) {
+            domains.retain(|domain| is_there(*domain, priority));
+        }
+        self.entries = self.domains.iter().map(VecDeque::len).sum();
+    }
 }
 
 impl Queue {
@@ -159,32 +172,28 @@ impl Queue {
             return;
         }
         domain.queued_at = Some(at);
-        let was_aside_at = domain.aside_at;
         let entry = Entry { slot, joining: domain.joining };
-        domain.aside_at |= u16::from(cause.is_some()) << best;
-        let Role::Site(state) = &mut self.destinations[site as usize].role else { unreachable!("domains join sites") };
-        let queued = &mut state.queued;
-        match cause {
-            None => queued.push(entry, best),
-            // It is in this list already, from before it was in turn.
-            Some(_) if was_aside_at & 1 << best != 0 => {}
-            Some(cause) => {
-                queued.set_aside(entry, best, cause);
-                self.bound_aside(site);
+        // It may be in this list already, from when it was queued there before.
+        if domain.listed.add(at) {
+            let Role::Site(state) = &mut self.destinations[site as usize].role else { unreachable!("domains join sites") };
+            match cause {
+                None => state.queued.push(entry, best),
+                Some(cause) => state.queued.set_aside(entry, best, cause),
             }
+            self.bound_queued(site);
         }
         self.refresh(site, now);
     }
 
-    /// Domains that left a site while they were set aside there are forgotten when they are many.
-    fn bound_aside(&mut self, site: u32) {
+    /// Domains that left a site while they were in its lists are forgotten when they are many.
+    fn bound_queued(&mut self, site: u32) {
         let Role::Site(state) = &mut self.destinations[site as usize].role else { unreachable!("the caller looked") };
-        if state.queued.entries_aside() <= ENTRIES_ASIDE_MIN + usize::from(PRIORITY_MAX + 1) * state.members.len() {
+        if state.queued.entries_most() <= ENTRIES_MIN + PRIORITIES * state.members.len() {
             return;
         }
         let mut queued = std::mem::take(&mut state.queued);
-        queued.retain_aside(|entry, priority| match &self.destinations[entry.slot as usize].role {
-            Role::Domain(domain) => domain.aside_at & 1 << priority != 0 && domain.joining == entry.joining,
+        queued.retain(|entry, at| match &self.destinations[entry.slot as usize].role {
+            Role::Domain(domain) => domain.joining == entry.joining && domain.listed.has(at),
             Role::Route | Role::Site(_) | Role::Vacant => false,
         });
         let Role::Site(state) = &mut self.destinations[site as usize].role else { unreachable!("the caller looked") };
@@ -228,9 +237,7 @@ impl Queue {
         if domain.joining != entry.joining {
             return false;
         }
-        if let QueuedAt::Aside(priority) = at {
-            domain.aside_at &= !(1 << priority);
-        }
+        domain.listed.remove(at);
         let is_here = domain.queued_at == Some(at);
         domain.queued_at.take_if(|_| is_here);
         is_here
@@ -252,8 +259,8 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::{
-        DestinationLimits, NewMessage, NewRecipient, Notify, Outcome, QueueId, QueueSettings, Resolution, RetryPolicy, Route, Routes, Via,
-        Work,
+        DestinationLimits, NewMessage, NewRecipient, Notify, Outcome, QueueId, QueueSettings, Resolution, RetryPolicy, Route, Routes,
+        Settled, Via, Work,
     };
 
     const START: u64 = 1_790_000_000_000;
@@ -310,7 +317,7 @@ mod tests {
                 queue.resolved(leaver, &site_of(key), now);
             }
             let (here, all, members) = entries(&queue);
-            assert!(here == 1 && all <= ENTRIES_ASIDE_MIN + (usize::from(PRIORITY_MAX) + 1) * members, "{here} of {all}");
+            assert!(here == 1 && all <= ENTRIES_MIN + PRIORITIES * members, "{here} of {all}");
         }
         // It has its turn once, when no other is left.
         let _ = queue.settle(good, &[(0, Outcome::Delivered { reply: b"250 ok" })], now, &mut Vec::new());
@@ -320,5 +327,69 @@ mod tests {
             let _ = queue.settle(dispatch, &[(0, Outcome::Delivered { reply: b"250 ok" })], now, &mut Vec::new());
         }
         assert_eq!(senders, [&b"good@x.test"[..], b"good@x.test", b"bad@x.test"]);
+    }
+
+    /// Each time that a domain left its site while it waited for its turn there, and came again, and each time that its mail was taken out and more
+    /// came, it was in the list once more: at a site that answers nobody nothing bounded that.
+    #[test]
+    fn a_domain_waits_for_its_turn_in_one_place_however_often_it_comes() {
+        let limits = DestinationLimits { connections_max: 1, window_initial: 1, ..DestinationLimits::default() };
+        let route = Route { pattern: "*".into(), via: Via::Mx { port: 25 }, retry: RetryPolicy::default(), limits };
+        let mut queue = Queue::new(QueueSettings::default(), Routes::new(vec![route]).unwrap(), 1, START);
+        let mut sequence = 0;
+        let mut enqueue = |queue: &mut Queue, domain: &str| {
+            sequence += 1;
+            let id = QueueId { boot: 1, shard: 0, sequence };
+            let message = NewMessage { id, accepted_at: START, reverse_path: b"a@x.test", ..NewMessage::default() };
+            let (address, destination) = (format!("b@{domain}"), queue.route(domain.as_bytes()));
+            let recipient = NewRecipient { address: address.as_bytes(), destination, notify: Notify::UNSAID };
+            (queue.enqueue(&message, [recipient].into_iter(), START), destination)
+        };
+        let poll = |queue: &mut Queue| loop {
+            match queue.poll(START, &mut Vec::new())? {
+                Work::Attempt(dispatch) => return Some(dispatch),
+                Work::Resolve(lookup) => queue.resolved(lookup.destination, &site_of("all"), START),
+                other => panic!("{other:?}"),
+            }
+        };
+        enqueue(&mut queue, "first.test");
+        let open = poll(&mut queue).unwrap();
+        let (_, leaver) = enqueue(&mut queue, "leaver.test");
+        let (mut key, _) = enqueue(&mut queue, "guest.test");
+        assert!(poll(&mut queue).is_none(), "the one connection is in use");
+        let entries = |queue: &Queue| {
+            let sites = queue.destinations.iter().filter_map(|destination| match &destination.role {
+                Role::Site(state) => Some((state.queued.in_turn.entries, state.members.len())),
+                _ => None,
+            });
+            sites.collect::<Vec<_>>()
+        };
+        assert_eq!(entries(&queue), [(2, 3)]);
+        for _ in 0..1000 {
+            for name in ["another", "all"] {
+                queue.resolved(leaver, &site_of(name), START);
+            }
+            // It counts among the members while it comes.
+            for (all, members) in entries(&queue) {
+                assert!(all <= ENTRIES_MIN + PRIORITIES * (members + 1), "{all} of {members}");
+            }
+        }
+        let before = entries(&queue)[0].0;
+        for _ in 0..1000 {
+            assert_eq!(queue.delete(key, START), Some(Settled::Done));
+            queue.recorded(key);
+            key = enqueue(&mut queue, "guest.test").0;
+        }
+        assert_eq!(entries(&queue)[0].0, before, "its mail came and went");
+        // Each has its turn, and has it once.
+        let mut served = Vec::new();
+        let mut open = Some(open);
+        while let Some(dispatch) = open.take() {
+            served.push(queue.recipients(&dispatch).map(|(_, address)| address.to_vec()).next().unwrap());
+            let _ = queue.settle(dispatch, &[(0, Outcome::Delivered { reply: b"250 ok" })], START, &mut Vec::new());
+            open = poll(&mut queue);
+        }
+        served.sort_unstable();
+        assert_eq!(served, [&b"b@first.test"[..], b"b@guest.test", b"b@leaver.test"]);
     }
 }

@@ -7,6 +7,8 @@
 //!                  -> refused (its mail fails) · unanswered (its mail waits for the next question)
 //! ```
 
+use std::num::NonZeroU32;
+
 use crate::away::GuestSite;
 use crate::breaker::Breaker;
 use crate::destination::Destination;
@@ -129,20 +131,54 @@ pub(crate) enum Role {
 #[derive(Debug)]
 pub(crate) struct Domain {
     pub(crate) answer: Answer,
-    /// The site of the last answer and the domain's position among its members.
-    pub(crate) site: Option<(u32, u32)>,
+    /// The site of the last answer, and the domain's position among its members, from 1.
+    pub(crate) site: Option<(u32, NonZeroU32)>,
     /// Names the time that it is at its site, among all that any domain was at one: 0 while it is at none.
     pub(crate) joining: u32,
     /// Where it is queued at its site.
     pub(crate) queued_at: Option<QueuedAt>,
-    /// The priorities under which it is in its site's lists of what is set aside, queued there or not: one bit each, so that it is in none twice.
-    pub(crate) aside_at: u16,
+    /// The lists of its site that it is in, queued there or not.
+    pub(crate) listed: Listed,
     /// Questions without an answer in a row.
     pub(crate) unanswered: u8,
     /// Which of its many hosts it asks for, see [`Question::Mx`].
     pub(crate) turn: u16,
     /// The next answer is to be a new one.
     pub(crate) anew: bool,
+}
+
+/// Lists of a site that a domain is in: one bit for each priority, so that it is in none twice.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Listed {
+    in_turn: u16,
+    aside: u16,
+}
+
+impl Listed {
+    fn bits(&mut self, at: QueuedAt) -> (&mut u16, u16) {
+        match at {
+            QueuedAt::InTurn(priority) => (&mut self.in_turn, 1 << priority),
+            QueuedAt::Aside(priority) => (&mut self.aside, 1 << priority),
+        }
+    }
+
+    /// False if it is in that one already.
+    pub(crate) fn add(&mut self, at: QueuedAt) -> bool {
+        let (bits, bit) = self.bits(at);
+        let is_new = *bits & bit == 0;
+        *bits |= bit;
+        is_new
+    }
+
+    pub(crate) fn remove(&mut self, at: QueuedAt) {
+        let (bits, bit) = self.bits(at);
+        *bits &= !bit;
+    }
+
+    pub(crate) fn has(mut self, at: QueuedAt) -> bool {
+        let (bits, bit) = self.bits(at);
+        *bits & bit != 0
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -184,7 +220,16 @@ pub(crate) enum Step {
 
 impl Domain {
     pub(crate) fn new() -> Self {
-        Self { answer: Answer::Unknown, site: None, joining: 0, queued_at: None, aside_at: 0, unanswered: 0, turn: 0, anew: false }
+        Self {
+            answer: Answer::Unknown,
+            site: None,
+            joining: 0,
+            queued_at: None,
+            listed: Listed::default(),
+            unanswered: 0,
+            turn: 0,
+            anew: false,
+        }
     }
 
     pub(crate) fn step(&self, now: u64) -> Step {

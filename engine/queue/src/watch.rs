@@ -7,7 +7,7 @@ use crate::destination_id::DestinationId;
 use crate::message::{Flags, Place};
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
-use crate::site::{Role, Step};
+use crate::site::{Listed, Role, Step};
 
 /// Messages, or destinations, told of one look at most; the others are found by the next.
 const FOUND_MAX: usize = 16;
@@ -45,7 +45,7 @@ impl Queue {
             let state = &mut self.destinations[slot];
             state.listed = false;
             if let Role::Domain(domain) = &mut state.role {
-                domain.queued_at = None;
+                (domain.queued_at, domain.listed) = (None, Listed::default());
             }
             found.push(self.id(slot as u32));
             self.refresh(slot as u32, now);
