@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::{Config, ConfigError, Domain, DomainPattern, Listener, Retry, SmarthostAddress, UnknownMailbox, Via, format_duration};
+use crate::destination_policy::ROUTE_LIMITS;
+use crate::{
+    Config, ConfigError, Domain, DomainPattern, Listener, Placeholder, Retry, SmarthostAddress, UnknownMailbox, Via, format_duration,
+};
 
 /// Ports of mail, as the last group of an IPv6 address without brackets may have been meant.
 const PORTS: [u16; 6] = [24, 25, 465, 587, 2525, 2600];
@@ -19,13 +22,17 @@ impl Config {
     pub fn advice(&self) -> Vec<ConfigError> {
         let mut advice = Vec::new();
         self.retry("queue", &self.queue.retry, &mut advice);
+        self.texts(&mut advice);
         self.limits("delivery", self.delivery.connections_max, self.delivery.policy, &mut advice);
         for (number, route) in (1..).zip(self.routes.as_slice()) {
             let section = format!("route[{number}]");
             if self.has_key(&section, "warn_after") || self.has_key(&section, "expiry") {
                 self.retry(&section, &route.retry, &mut advice);
             }
-            self.limits(&section, route.connections_max(&self.delivery), route.policy(&self.delivery), &mut advice);
+            match &route.via {
+                Via::Hold => self.limits_of_nothing(&section, &mut advice),
+                _ => self.limits(&section, route.connections_max(&self.delivery), route.policy(&self.delivery), &mut advice),
+            }
             match &route.via {
                 Via::Maildir { path, unknown } => {
                     self.mailboxes_of_strangers(&section, number - 1, *unknown, &mut advice);
@@ -83,6 +90,33 @@ impl Config {
             format_duration(warn_after)
         );
         advice.push(self.error_at(&format!("{section}.{key}"), message));
+    }
+
+    /// A report whose text leaves out whom it is about says that only where programs read.
+    fn texts(&self, advice: &mut Vec<ConfigError>) {
+        let bounce = &self.bounce;
+        let texts = [
+            ("failed_text", &bounce.failed_text),
+            ("delayed_text", &bounce.delayed_text),
+            ("held_text", &bounce.held_text),
+            ("success_text", &bounce.success_text),
+        ];
+        for (key, text) in texts {
+            if self.has_key("bounce", key) && !text.names(Placeholder::Recipients) {
+                let message = "has no {recipients}: who reads it is not told whom it is about, nor what was answered; put {recipients} on a \
+                               line of its own";
+                advice.push(self.error_at(&format!("bounce.{key}"), message));
+            }
+        }
+    }
+
+    /// Nothing is sent from a route that holds.
+    fn limits_of_nothing(&self, section: &str, advice: &mut Vec<ConfigError>) {
+        for key in ROUTE_LIMITS.into_iter().filter(|key| self.has_key(section, key)) {
+            let message =
+                "has no effect with via = \"hold\", which sends nothing: leave it out, or set it for the route that the mail goes by later";
+            advice.push(self.error_at(&format!("{section}.{key}"), message));
+        }
     }
 
     fn limits(&self, section: &str, connections_max: u32, policy: crate::DestinationPolicy, advice: &mut Vec<ConfigError>) {
@@ -163,6 +197,14 @@ mod tests {
             (route("via = \"mx\"\nwarn_after = \"6d\""), "r.toml:4: route[1].warn_after: \"6d\" ", "or \"off\""),
             (route("via = \"mx\"\nrate_burst = 5"), "r.toml:4: route[1].rate_burst: 5 ", "set rate, for instance"),
             ("[delivery]\ncluster_rate_burst = 5\n".into(), "r.toml:2: delivery.cluster_rate_burst: 5 ", "set cluster_rate"),
+            (route("via = \"hold\"\nrate = \"5/s\""), "r.toml:4: route[1].rate: \"5/s\" ", "leave it out, or set it for the route"),
+            (route("via = \"hold\"\nrate_burst = 5"), "r.toml:4: route[1].rate_burst: 5 ", "has no effect with via = \"hold\""),
+            (
+                "[bounce]\nfailed_text = \"gone {id}\"\n".into(),
+                "r.toml:2: bounce.failed_text: \"gone {id}\" ",
+                "put {recipients} on a line",
+            ),
+            ("[bounce]\nheld_text = \"held\"\n".into(), "r.toml:2: bounce.held_text: \"held\" ", "has no {recipients}"),
             (route("via = \"mx\"\nmin_idle = 4\nconnections_max = 2"), "r.toml:4: route[1].min_idle: 4 ", "raise connections_max"),
         ] {
             let said = advice(&text);
@@ -179,6 +221,7 @@ mod tests {
             "[[route]]\ndomain = \"*\"\nvia = \"smarthost\"\nhosts = [\"[::1]:25\", \"[2001:db8::25]\", \"192.0.2.1\"]\n",
             "[delivery]\nrate = \"5/s\"\nrate_burst = 5\n[[route]]\ndomain = \"*\"\nvia = \"mx\"\nrate_burst = 9\n",
             "[queue]\nexpiry = \"2h\"\nwarn_after = \"off\"\n",
+            "[bounce]\nfailed_text = \"gone: {recipients}\"\n[[route]]\ndomain = \"*\"\nvia = \"hold\"\npriority = 3\n",
             // Mailboxes of listed recipients, of those that are there already, and of somebody else's route.
             "[relay]\nnetworks = []\n[[route]]\ndomain = \"y.test\"\nvia = \"maildir\"\npath = \"/m/{local}\"\n[[domain]]\nname = \"y.test\"\nrecipients = [\"b\"]\n",
             "[relay]\nnetworks = []\n[[route]]\ndomain = \"y.test\"\nvia = \"maildir\"\npath = \"/m/{local}\"\nunknown_mailbox = \"refuse\"\n[[domain]]\nname = \"y.test\"\n",

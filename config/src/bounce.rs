@@ -142,6 +142,12 @@ impl Template {
         Ok(Self { text: text.to_owned() })
     }
 
+    /// Does it stand somewhere in the text?
+    pub(crate) fn names(&self, wanted: Placeholder) -> bool {
+        let word = PLACEHOLDERS.iter().find(|(_, placeholder)| *placeholder == wanted).map(|(word, _)| format!("{{{word}}}"));
+        word.is_some_and(|word| self.text.contains(&word))
+    }
+
     /// The text with each placeholder replaced.
     pub fn render<'v>(&self, value: impl Fn(Placeholder) -> &'v str) -> String {
         let (mut out, mut rest) = (String::with_capacity(self.text.len()), self.text.as_str());

@@ -249,8 +249,11 @@ impl Default for Config {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::DEFAULT_TOML;
+    use crate::destination_policy::ROUTE_LIMITS;
 
     #[test]
     fn what_is_not_utf8_names_its_line() {
@@ -290,5 +293,17 @@ mod tests {
             };
             assert!(is_documented, "{key}");
         }
+    }
+
+    /// A key that a route takes over from `[delivery]` is a limit of what it sends: one that is added is to be told of, too.
+    #[test]
+    fn each_limit_of_a_route_that_holds_is_spoken_of() {
+        let text = format!("{}\n[[domain]]\nname = \"example.org\"\n", DEFAULT_TOML);
+        let document = Document::new(&text, Path::new("default.toml"));
+        let tree = document.tree().unwrap();
+        Config::read(Section::root(&document, &tree));
+        let known = document.known.borrow();
+        let of_both = known.iter().filter_map(|key| key.strip_prefix("route[1].")).filter(|key| known.contains(&format!("delivery.{key}")));
+        assert_eq!(of_both.collect::<BTreeSet<_>>(), BTreeSet::from(ROUTE_LIMITS));
     }
 }

@@ -145,6 +145,34 @@ pub struct PolicyOverrides {
     test_interval: Option<Duration>,
 }
 
+/// Keys of a route that say how, and how fast, its mail is sent: those of [`PolicyOverrides`], and what else it takes over from `[delivery]`.
+pub(crate) const ROUTE_LIMITS: [&str; 24] = [
+    "connections_max",
+    "messages_per_connection",
+    "rate",
+    "rate_burst",
+    "cluster_rate",
+    "cluster_rate_burst",
+    "cluster_rate_without_valkey",
+    "throttle_pause",
+    "breaker_max_requests",
+    "breaker_interval",
+    "breaker_timeout",
+    "breaker_failure_ratio",
+    "breaker_minimum",
+    "min_idle",
+    "max_idle",
+    "max_active",
+    "max_lifetime",
+    "idle_timeout",
+    "wait_timeout",
+    "test_on_borrow",
+    "test_on_return",
+    "test_while_idle",
+    "probe_after",
+    "test_interval",
+];
+
 impl PolicyOverrides {
     /// The keys are the same in `[delivery]` and in a `[[route]]`.
     pub(crate) fn read(section: &mut Section<'_, '_>) -> PolicyOverrides {
