@@ -190,11 +190,15 @@ async fn send_all(write: &mut (impl AsyncWriteExt + Unpin), values: &[impl Seria
 
 pub(crate) async fn ask(shard: &RequestLane, command: Command) -> Result<Answer, Refusal> {
     let (sender, receiver) = oneshot::channel();
+    let ended = match command {
+        Command::Change(_) => "a shard ended before this was done: what was changed last may not be on disk; repeat it after the next start",
+        _ => "a shard ended before it answered",
+    };
     shard.send(command, Box::new(move |answer| drop(sender.send(answer)))).map_err(|refused| refused.to_string())?;
     match timeout(SHARD_TIMEOUT, receiver).await {
         Ok(Ok(Answer::Failed(reason))) => Err(reason),
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(_)) => Err("a shard ended before it answered".to_owned()),
+        Ok(Err(_)) => Err(ended.to_owned()),
         Err(_) => Err(format!("a shard has not answered within {} s", SHARD_TIMEOUT.as_secs())),
     }
 }

@@ -406,12 +406,13 @@ impl Shard {
             (self.on_event)(ShardEvent::Ready { shard: self.id });
         }
         poll_fn(|cx| self.poll_life(cx, Shard::is_ending)).await;
-        if self.spool_has_failed() {
+        let end = if self.spool_has_failed() {
             // The coordinator ends the process; sessions answer 451 until then.
             poll_fn(|cx| self.poll_life(cx, |shard| shard.life.get() == Life::Draining)).await;
-            return Err("the spool failed before".to_owned());
-        }
-        let end = self.drain().await;
+            Err("the spool failed before".to_owned())
+        } else {
+            self.drain().await
+        };
         // The executor keeps what it does not run any more: whoever asks now, or has asked, is to hear at once that nobody answers, and not when
         // the last shard has ended. What is dropped wakes nobody before the next turn, and the ring sleeps where no task was polled since its last one.
         drop(answering);

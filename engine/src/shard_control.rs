@@ -1,6 +1,8 @@
 //! A shard's answers to the coordinator: list, show and steer queued messages, counters, drain.
 
-use std::rc::Rc;
+use std::{cell::RefCell, rc::Rc};
+
+use slab::Slab;
 
 use crate::{
     control::{Answer, Command, HandOver, Request},
@@ -10,82 +12,106 @@ use crate::{
     steering, summary,
 };
 
-/// Answers until the shard ends.
+/// The way of an answer.
+type Answering = Box<dyn FnOnce(Answer) + Send>;
+
+/// Answers until the shard ends; what has not been answered by then never is, and who asked hears so at once.
 pub(crate) async fn answer_requests(shard: Rc<Shard>, mut requests: RequestReceiver) {
+    let owed = Owed::default();
     loop {
         while let Some(Request { command, answer }) = requests.take() {
-            match command {
-                // What waits for the disk or goes over a long queue does not hold up the rest, a drain least of all.
-                Command::Change(order) => {
-                    let changing = shard.clone();
-                    shard.ring.spawn(async move { answer(steering::steer(&changing, order).await) }).detach();
+            match has_task_of_its_own(&shard, &command) {
+                true => {
+                    let (shard, owing) = (shard.clone(), owed.owing(answer));
+                    shard.ring.clone().spawn(async move { owing.settle(take_time(&shard, command).await) }).detach();
                 }
-                Command::Reload(config) => {
-                    let changing = shard.clone();
-                    shard
-                        .ring
-                        .spawn(
-                            async move { answer(reloading::swap(&changing, config).await.map_or_else(Answer::Failed, |()| Answer::Done)) },
-                        )
-                        .detach();
-                }
-                Command::SettleLimits(change) => {
-                    let settling = shard.clone();
-                    shard
-                        .ring
-                        .spawn(async move {
-                            reloading::settle_limits(&settling, change).await;
-                            answer(Answer::Done);
-                        })
-                        .detach();
-                }
-                Command::Pause(pauses) => {
-                    let changing = shard.clone();
-                    shard
-                        .ring
-                        .spawn(async move {
-                            pausing::pause(&changing, pauses).await;
-                            answer(Answer::Done);
-                        })
-                        .detach();
-                }
-                Command::FollowRoutes => {
-                    let following = shard.clone();
-                    shard.ring.spawn(async move { answer(reloading::follow_routes(&following).await) }).detach();
-                }
-                Command::AwaitLimits => {
-                    let waiting = shard.clone();
-                    shard.ring.spawn(async move { answer(reloading::limits_kept(&waiting).await) }).detach();
-                }
-                Command::Summary(name) => {
-                    let looking = shard.clone();
-                    shard
-                        .ring
-                        .spawn(async move {
-                            answer(summary::summarise(&looking, name.as_deref()).await.map_or_else(Answer::Failed, Answer::Summary))
-                        })
-                        .detach();
-                }
-                // So does what must not be answered before the mail of earlier runs is queued.
-                command @ (Command::List(_) | Command::Show(_) | Command::Why(..)) if shard.logs_loading() > 0 => {
-                    let loading = shard.clone();
-                    shard
-                        .ring
-                        .spawn(async move {
-                            loading.loaded().await;
-                            answer(reply(&loading, command));
-                        })
-                        .detach();
-                }
-                Command::HandOver(call) => {
-                    let shard = shard.clone();
-                    shard.ring.clone().spawn(async move { answer(hand_over(shard, call).await) }).detach();
-                }
-                command => answer(reply(&shard, command)),
+                false => answer(reply(&shard, command)),
             }
         }
         shard.look_at_spool();
         requests.rung(&shard.ring).await;
+    }
+}
+
+/// Answers that tasks of their own are to give. When the shard ends those tasks run no more, and nobody drops them before the whole process ends: the
+/// ways of their answers are dropped with this, as those of requests that nobody took are.
+#[derive(Default)]
+struct Owed(Rc<RefCell<Slab<Answering>>>);
+
+impl Owed {
+    fn owing(&self, answer: Answering) -> Owing {
+        Owing { owed: self.0.clone(), key: self.0.borrow_mut().insert(answer) }
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        drop(self.0.take());
+    }
+}
+
+/// One of them.
+struct Owing {
+    owed: Rc<RefCell<Slab<Answering>>>,
+    key: usize,
+}
+
+impl Owing {
+    /// Gives it, if somebody waits still.
+    fn settle(self, answer: Answer) {
+        let way = self.owed.borrow_mut().try_remove(self.key);
+        if let Some(way) = way {
+            way(answer);
+        }
+    }
+}
+
+/// What waits for the disk or goes over a long queue does not hold up the rest, a drain least of all; nor does what must not be answered before
+/// the mail of earlier runs is queued.
+fn has_task_of_its_own(shard: &Shard, command: &Command) -> bool {
+    match command {
+        Command::Change(_)
+        | Command::Reload(_)
+        | Command::SettleLimits(_)
+        | Command::Pause(_)
+        | Command::FollowRoutes
+        | Command::AwaitLimits
+        | Command::Summary(_)
+        | Command::HandOver(_) => true,
+        Command::List(_) | Command::Show(_) | Command::Why(..) => shard.logs_loading() > 0,
+        Command::SaidBefore(_)
+        | Command::InTurn(_)
+        | Command::CanPause(_)
+        | Command::WhatPauses(_)
+        | Command::Stats
+        | Command::Resolved(_)
+        | Command::Limits(_)
+        | Command::Prepare(_)
+        | Command::Drain => false,
+    }
+}
+
+/// The answer of a task of its own.
+async fn take_time(shard: &Rc<Shard>, command: Command) -> Answer {
+    match command {
+        Command::Change(order) => steering::steer(shard, order).await,
+        Command::Reload(config) => reloading::swap(shard, config).await.map_or_else(Answer::Failed, |()| Answer::Done),
+        Command::SettleLimits(change) => {
+            reloading::settle_limits(shard, change).await;
+            Answer::Done
+        }
+        Command::Pause(pauses) => {
+            pausing::pause(shard, pauses).await;
+            Answer::Done
+        }
+        Command::FollowRoutes => reloading::follow_routes(shard).await,
+        Command::AwaitLimits => reloading::limits_kept(shard).await,
+        Command::Summary(name) => summary::summarise(shard, name.as_deref()).await.map_or_else(Answer::Failed, Answer::Summary),
+        Command::HandOver(call) => hand_over(shard.clone(), call).await,
+        command => {
+            shard.loaded().await;
+            reply(shard, command)
+        }
     }
 }
 
@@ -204,4 +230,31 @@ fn stats(shard: &Shard) -> Vec<(&'static str, u64)> {
         ("receive_buffers_free", shard.ring.buffers_free() as u64),
     ]);
     stats
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Whoever waited for a task of a shard that had ended, while another still drained, waited until their own patience was over.
+    #[test]
+    fn who_waits_for_a_task_of_a_shard_that_ends_hears_at_once_that_nobody_answers() {
+        let owed = Owed::default();
+        let (sender, answers) = mpsc::channel();
+        let owing = |text: &'static str| {
+            let sender = sender.clone();
+            owed.owing(Box::new(move |answer| sender.send((text, matches!(answer, Answer::Done))).unwrap()))
+        };
+        let (first, last) = (owing("first"), owing("last"));
+        drop(sender);
+        first.settle(Answer::Done);
+        assert_eq!(answers.try_recv(), Ok(("first", true)));
+        assert_eq!(answers.try_recv(), Err(mpsc::TryRecvError::Empty), "the last one is under way");
+        drop(owed);
+        assert_eq!(answers.try_recv(), Err(mpsc::TryRecvError::Disconnected));
+        // The task may run once more.
+        last.settle(Answer::Done);
+    }
 }
