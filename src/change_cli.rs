@@ -67,6 +67,7 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
             offered,
             failed,
             once_retried,
+            already_failed,
             ends_earlier,
             paused,
             unless_delivered,
@@ -102,6 +103,11 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
         if once_retried > 0 {
             let of = if once_retried == 1 { "1 of them has" } else { &format!("{once_retried} of them have") };
             let then = "for those it counts only if `ringpost queue retry` comes before their senders are told";
+            eprintln!("ringpost: {of} recipients that have failed already: {then}");
+        }
+        if already_failed > 0 {
+            let of = if already_failed == 1 { "1 of them has" } else { &format!("{already_failed} of them have") };
+            let then = "those are not kept back: the report to their senders is made where one is due (`ringpost queue why`)";
             eprintln!("ringpost: {of} recipients that have failed already: {then}");
         }
         if ends_earlier > 0 {
@@ -140,6 +146,8 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
 /// What `--json` says, in the order of the names: counts of nothing are left out.
 #[derive(Serialize)]
 struct ChangeAnswer {
+    #[serde(skip_serializing_if = "is_nothing")]
+    already_failed: u64,
     changed: u64,
     #[serde(skip_serializing_if = "is_nothing")]
     ends_earlier: u64,
@@ -176,6 +184,7 @@ impl ChangeAnswer {
             offered,
             failed,
             once_retried,
+            already_failed,
             ends_earlier,
             paused,
             unless_delivered,
@@ -183,6 +192,7 @@ impl ChangeAnswer {
         } = *left;
         let says_both = taken + unanswered + held > 0;
         ChangeAnswer {
+            already_failed,
             changed,
             ends_earlier,
             failed,
@@ -241,12 +251,13 @@ mod tests {
             offered: 5,
             failed: 10,
             once_retried: 12,
+            already_failed: 13,
             ends_earlier: 6,
             paused: 8,
             unless_delivered: 9,
             others: 11,
         };
-        let expected = r#"{"changed":7,"ends_earlier":6,"failed":10,"held":4,"offered":5,"once_retried":12,"other_recipients":11,"paused":8,"taken":2,"unanswered":3,"unchanged":1,"unless_delivered":9}"#;
+        let expected = r#"{"already_failed":13,"changed":7,"ends_earlier":6,"failed":10,"held":4,"offered":5,"once_retried":12,"other_recipients":11,"paused":8,"taken":2,"unanswered":3,"unchanged":1,"unless_delivered":9}"#;
         assert_eq!(of(all), expected);
     }
 }

@@ -421,6 +421,7 @@ async fn change_all(order: &ChangeOrder, shards: &[Arc<RequestLane>], write: &mu
             left.offered += answer.offered;
             left.failed += answer.failed;
             left.once_retried += answer.once_retried;
+            left.already_failed += answer.already_failed;
             left.ends_earlier += answer.ends_earlier;
             left.paused += answer.paused;
             left.unless_delivered += answer.unless_delivered;

@@ -120,6 +120,9 @@ pub struct NotChanged {
     /// Messages that were changed and of which something has failed already: for that the change counts once it is retried.
     #[serde(default)]
     pub once_retried: u64,
+    /// Messages that were held and of which something has failed already: a hold is nothing to that.
+    #[serde(default)]
+    pub already_failed: u64,
     /// Messages that were changed and that their route's `expiry` ends earlier all the same.
     #[serde(default)]
     pub ends_earlier: u64,

@@ -194,6 +194,8 @@ pub struct Changed {
     pub failed: u64,
     /// Changed, and something meant of them has failed already: for that it counts once it is retried.
     pub once_retried: u64,
+    /// Held, and something of them has failed already: a hold is nothing to that, and its report is made.
+    pub already_failed: u64,
     /// Changed, and without effect for some recipient, whose route ends it earlier.
     pub ends_earlier: u64,
     /// Changed, and not attempted before destinations are resumed.

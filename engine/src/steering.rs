@@ -265,7 +265,8 @@ impl Steering {
             applied => applied,
         };
         changed.unless_delivered += u64::from(is_under_way && matches!(applied, Applied::Changed));
-        changed.once_retried += u64::from(has_failed && matches!(applied, Applied::Changed));
+        let already_failed = if matches!(self, Self::Hold) { &mut changed.already_failed } else { &mut changed.once_retried };
+        *already_failed += u64::from(has_failed && matches!(applied, Applied::Changed));
         changed.others += if matches!(applied, Applied::Changed) { others } else { 0 };
         changed.ends_earlier += u64::from(self.ends_earlier(shard, key));
         changed.paused += u64::from(is_paused && matches!(applied, Applied::Changed));
@@ -325,13 +326,13 @@ impl Steering {
         })
     }
 
-    /// Is the change for something that has failed? For that a release or another way counts once it is retried.
+    /// Is the change for something that has failed? For that all but a hold, which comes after a retry, counts once it is retried.
     fn has_failed(&self, shard: &Shard, key: MessageKey, filter: &Filter) -> bool {
         let whole = Filter::default();
         let meant = match self {
             Self::Reroute(..) => filter,
-            Self::Release => &whole,
-            _ => return false,
+            Self::Hold | Self::Release | Self::SetExpiry(_) => &whole,
+            Self::Retry | Self::Bounce(_) | Self::Purge => return false,
         };
         let queue = shard.queue.borrow();
         let Some(view) = queue.show(key) else { return false };

@@ -117,25 +117,30 @@ fn sentence(
         State::Failed => {
             let reply = recipient.reply();
             let at = recipient.last_attempt().map(|at| format!(" at {}", clock(at, now))).unwrap_or_default();
-            format!("Failed for good{at}: {reply:?}; {}.", told())
+            let held = if view.is_held() { "; its message is held by command, so a retry comes after `queue release`" } else { "" };
+            format!("Failed for good{at}: {reply:?}; {}{held}.", told())
         }
         State::Delivered | State::Bounced | State::Purged => "Nothing is left to do.".to_owned(),
     }
 }
 
 /// What comes of a recipient that is being attempted when that has ended, where commands have said so: `held by command when that has ended, unless
-/// it delivers`. `now` is unix milliseconds.
+/// it delivers or is refused for good`. `now` is unix milliseconds.
 pub(crate) fn after_attempt(view: &MessageView<'_>, recipient: &RecipientView<'_>, now: u64) -> Option<String> {
     if recipient.state() != State::Attempting {
         return None;
     }
-    let end = view.end_by_command();
+    let (end, mut unless) = (view.end_by_command(), "unless it delivers");
     let mut comes: Vec<String> = Vec::new();
     match (recipient.is_leaving(), recipient.is_failing()) {
         (true, _) => comes.push("purged by command".to_owned()),
         (false, true) => comes.push("bounced by command".to_owned()),
         (false, false) => {
             let next_route = recipient.next_route_name();
+            if next_route.is_none() {
+                // What goes elsewhere is not failed by a refusal here.
+                unless = "unless it delivers or is refused for good";
+            }
             comes.extend(next_route.map(|route| format!("sent by the route {route:?}")));
             comes.extend(view.is_held().then(|| "held by command".to_owned()));
             // A pause of where it is now is nothing to what goes elsewhere.
@@ -143,7 +148,7 @@ pub(crate) fn after_attempt(view: &MessageView<'_>, recipient: &RecipientView<'_
             comes.extend(end.filter(|&at| at <= now).map(|_| "expired by command".to_owned()));
         }
     }
-    let after = (!comes.is_empty()).then(|| format!("{} when that has ended, unless it delivers", comes.join(" and ")));
+    let after = (!comes.is_empty()).then(|| format!("{} when that has ended, {unless}", comes.join(" and ")));
     match (after, end.filter(|&at| at > now)) {
         (after, None) => after,
         (None, Some(end)) => Some(format!("expires {} by command", clock(end, now))),

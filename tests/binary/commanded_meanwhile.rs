@@ -169,6 +169,8 @@ fn what_comes_after_the_attempt_is_told() {
     assert!(say_both().iter().all(|said| said.contains("kept until `queue resume slow.test` and expired by command when that has ended")));
     assert!(node.ask(&["queue", "hold", &id]).status.success());
     assert!(say_both().iter().all(|said| said.contains("held by command and kept until `queue resume slow.test` and expired")));
+    // A refusal is told to the sender at once: nothing is held then.
+    assert!(say_both().iter().all(|said| said.contains("unless it delivers or is refused for good")));
     held.end("550 5.7.1 no");
     hop.wait_for(1);
 }

@@ -80,3 +80,30 @@ fn another_way_for_what_has_failed_counts_once_it_is_retried_and_the_answer_says
     assert_eq!((&*out, &*told), ("1 message released", &*format!("ringpost: 1 of them has recipients that have failed already: {then}")));
     assert_eq!(said(&node.ask(&["queue", "retry", &failed])).0, "1 message retried");
 }
+
+/// A hold said "1 message held" of a message with recipients that had failed, whose senders were told all the same, and `why` and `ls` nothing of the
+/// hold that a retry of those was refused for.
+#[test]
+fn a_hold_is_nothing_to_the_recipients_that_have_failed_and_all_that_tell_of_them_say_so() {
+    let hop = NextHop::start();
+    let node = node(&hop);
+    let id = deliver(&node, &["no-b@z.test", "later-c@z.test"]);
+    let (out, told) = said(&node.ask(&["queue", "set-expiry", &id, "2d"]));
+    assert!(out == "1 message given another end of life" && told.contains("1 of them has recipients that have failed already"), "{told}");
+    let (out, told) = said(&node.ask(&["queue", "hold", &id]));
+    let then = "those are not kept back: the report to their senders is made where one is due (`ringpost queue why`)";
+    assert_eq!((&*out, &*told), ("1 message held", &*format!("ringpost: 1 of them has recipients that have failed already: {then}")));
+    assert_eq!(said(&node.ask(&["queue", "release", &id])).0, "1 message released");
+    assert_eq!(said(&node.ask(&["queue", "hold", &id, "--json"])).0, "{\"already_failed\":1,\"changed\":1}");
+    let why = said(&node.ask(&["queue", "why", &id])).0;
+    let failed = "so a retry comes after `queue release`.";
+    assert!(why.contains("<later-c@z.test>: Held by command until it is released") && why.contains(failed), "{why}");
+    // What is left has failed, and a retry says that it is held.
+    assert_eq!(said(&node.ask(&["queue", "purge", "--state", "held"])).0, "1 message purged");
+    assert!(said(&node.ask(&["queue", "retry", &id])).1.contains("stayed as before: held"));
+    for words in [&["queue", "ls"][..], &["queue", "show", &id]] {
+        let out = said(&node.ask(words)).0;
+        assert!(out.contains("its message is held by command: a retry comes after a release"), "{out}");
+    }
+    assert!(said(&node.ask(&["queue", "why", &id])).0.contains(failed));
+}

@@ -513,6 +513,9 @@ impl<'q> RecipientView<'q> {
                 }
                 wait => wait.to_string().into(),
             },
+            State::Failed if self.message.is_held() => {
+                format!("{}; its message is held by command: a retry comes after a release", self.reply()).into()
+            }
             State::Deferred | State::Failed | State::Bounced => self.reply(),
             State::Attempting | State::Delivered | State::Purged => "".into(),
         }
