@@ -23,8 +23,7 @@ impl Outbound<'_> {
         let shard = self.shard;
         let is_taken_out = {
             let queue = shard.queue.borrow();
-            let dispatch = &self.attempt_of(id).dispatch;
-            !dispatch.is_guest() && queue.is_taken_out(dispatch)
+            queue.is_taken_out(&self.attempt_of(id).dispatch)
         };
         if is_taken_out {
             return Err(self.give_up_reading(id, &RecordError::TakenOut));

@@ -221,7 +221,7 @@ impl Shard {
             let mut stopped: Vec<u16> = queue.recipients(&out.dispatch).map(|(number, _)| number).collect();
             stopped.retain(|number| !queue.may_go_on(&out.dispatch, *number, now));
             if !stopped.is_empty() {
-                out.countermand.give(stopped.into_iter());
+                out.countermand.give(stopped.into_iter().map(|number| (number, queue.is_purged(&out.dispatch, number))));
             }
         }
     }

@@ -421,7 +421,8 @@ impl<'s> Outbound<'s> {
         let tried = self.tried.take().unwrap_or_else(|| self.shard.queue.borrow().hosts_to_try(&attempt.dispatch));
         (attempt.tried, attempt.words) = (tried, self.words.take());
         let Some(mut attempt) = self.leave_to_others(attempt) else { return };
-        let is_further = attempt.words.is_some() || attempt.tried.are_several();
+        let is_countermanded = self.shard.queue.borrow().is_countermanded(&attempt.dispatch);
+        let is_further = attempt.words.is_some() || attempt.tried.are_several() || is_countermanded;
         if is_further && !self.shard.goes_on(&mut attempt.dispatch, attempt.words.as_mut()) {
             if attempt.words.is_some() {
                 return self.settle_as_said_before(attempt);

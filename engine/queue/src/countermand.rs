@@ -3,7 +3,7 @@
 //! One that a host did not take goes on to the next host, with a transaction that is new: whoever was told that its message is held, goes another way,
 //! has come to its end or is purged, or that its destination is paused, is not to see it delivered there.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,8 +20,8 @@ pub struct Countermand(Option<Arc<Given>>);
 struct Given {
     /// Without it nobody looks further: commands are few.
     is_given: AtomicBool,
-    /// Numbers in the message; held for a few instructions.
-    recipients: Mutex<BTreeSet<u16>>,
+    /// Numbers in the message, and whether a purge was for each; held for a few instructions.
+    recipients: Mutex<BTreeMap<u16, bool>>,
 }
 
 impl Countermand {
@@ -36,17 +36,22 @@ impl Countermand {
         }
     }
 
-    /// These are not to go on, by their numbers in the message.
-    pub fn give(&self, recipients: impl Iterator<Item = u16>) {
+    /// These are not to go on, by their numbers in the message; what it has begun of those that are purged is not wanted either.
+    pub fn give(&self, recipients: impl Iterator<Item = (u16, bool)>) {
         if let Some(given) = &self.0 {
             given.recipients.lock().unwrap_or_else(PoisonError::into_inner).extend(recipients);
             given.is_given.store(true, Ordering::Release);
         }
     }
 
-    fn is_given_to(&self, recipient: u16) -> bool {
-        let is_among = |given: &Arc<Given>| given.recipients.lock().unwrap_or_else(PoisonError::into_inner).contains(&recipient);
-        self.0.as_ref().is_some_and(|given| given.is_given.load(Ordering::Acquire) && is_among(given))
+    fn is_given(&self) -> bool {
+        self.0.as_ref().is_some_and(|given| given.is_given.load(Ordering::Acquire))
+    }
+
+    /// Whether it is given to a recipient, and whether because of a purge.
+    fn given_to(&self, recipient: u16) -> Option<bool> {
+        let given = self.0.as_ref().filter(|_| self.is_given())?;
+        given.recipients.lock().unwrap_or_else(PoisonError::into_inner).get(&recipient).copied()
     }
 }
 
@@ -54,6 +59,11 @@ impl Guest {
     /// For its owner to keep.
     pub fn countermand(&self) -> Countermand {
         self.countermand.clone()
+    }
+
+    /// As [`Queue::is_taken_out`].
+    pub(crate) fn is_taken_out(&self) -> bool {
+        self.countermand.is_given() && self.recipients().all(|(recipient, _)| self.countermand.given_to(recipient) == Some(true))
     }
 }
 
@@ -65,7 +75,9 @@ impl Queue {
             return false;
         }
         if dispatch.is_guest() {
-            return self.guest(dispatch).is_some_and(|guest| !guest.countermand.is_given_to(recipient) && !self.is_guest_paused(guest));
+            return self
+                .guest(dispatch)
+                .is_some_and(|guest| guest.countermand.given_to(recipient).is_none() && !self.is_guest_paused(guest));
         }
         let index = dispatch.key.index;
         let message = &self.messages[index];
@@ -74,6 +86,11 @@ impl Queue {
         let is_kept = message.flags.has(Flags::KEPT | Flags::CLOSING) || self.leaving.has(index, recipient);
         let is_paused = self.destinations[self.groups[dispatch.group].destination as usize].paused;
         !is_at_end && !is_kept && !is_paused && !self.is_to_go_elsewhere(index, recipient)
+    }
+
+    /// Has the owner of a guest said of one of its recipients that it is not to go on? Of this shard's own mail, ask [`Queue::may_go_on`].
+    pub fn is_countermanded(&self, dispatch: &Dispatch) -> bool {
+        dispatch.is_guest() && self.guest(dispatch).is_some_and(|guest| guest.countermand.is_given())
     }
 
     /// Is this recipient of an attempt, which has not delivered to it, to go another way now? Then what the attempt was told of it is not the last

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::dispatch::Dispatch;
+use crate::guest::Guest;
 use crate::message::{Flags, Place};
 use crate::outcome::Settling;
 use crate::queue::Queue;
@@ -102,12 +103,19 @@ impl Queue {
 
 impl Queue {
     /// Is nothing of an attempt wanted any more, because a purge was for all of its recipients or the message was deleted? Its content is not begun
-    /// then. Of an attempt that another shard makes for this one, ask there.
+    /// then. Of another shard's mail, as far as that has said so.
     pub fn is_taken_out(&self, dispatch: &Dispatch) -> bool {
+        if dispatch.is_guest() {
+            return self.guest(dispatch).is_some_and(Guest::is_taken_out);
+        }
+        self.messages[dispatch.key.index].flags.has(Flags::CLOSING)
+            || self.leaving.count() > 0 && self.recipients(dispatch).all(|(recipient, _)| self.is_purged(dispatch, recipient))
+    }
+
+    /// Was a purge for this recipient of an attempt, or was its message deleted?
+    pub fn is_purged(&self, dispatch: &Dispatch, recipient: u16) -> bool {
         let index = dispatch.key.index;
-        let is_purged = |recipient| self.leaving.get(index, recipient) == Some(&Leave::Purged);
-        self.messages[index].flags.has(Flags::CLOSING)
-            || self.leaving.count() > 0 && self.recipients(dispatch).all(|(recipient, _)| is_purged(recipient))
+        self.messages[index].flags.has(Flags::CLOSING) || self.leaving.get(index, recipient) == Some(&Leave::Purged)
     }
 }
 
