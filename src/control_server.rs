@@ -191,7 +191,9 @@ async fn send_all(write: &mut (impl AsyncWriteExt + Unpin), values: &[impl Seria
 pub(crate) async fn ask(shard: &RequestLane, command: Command) -> Result<Answer, Refusal> {
     let (sender, receiver) = oneshot::channel();
     let ended = match command {
-        Command::Change(_) => "a shard ended before this was done: what was changed last may not be on disk; repeat it after the next start",
+        Command::Change(_) => {
+            "a shard ended before this was done: what was changed last may not be on disk; repeat it after the next start"
+        }
         _ => "a shard ended before it answered",
     };
     shard.send(command, Box::new(move |answer| drop(sender.send(answer)))).map_err(|refused| refused.to_string())?;

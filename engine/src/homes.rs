@@ -46,6 +46,8 @@ enum End {
     Unreachable { until: u64, wait: Wait, reason: String },
     /// It was not tried, and would not be before `until`.
     Refused { until: u64, wait: Wait, reason: String },
+    /// A command has come before it was sent.
+    TakenBack,
     /// The home ends.
     GivenUp,
 }
@@ -212,17 +214,29 @@ impl Shard {
         found
     }
 
-    /// These messages were changed by command: what of them is at other shards, and may not go on, begins nothing more there.
+    /// These messages were changed by command: what of them is at other shards, and may not go on, begins nothing more there. What waits for room
+    /// in the lane stays here.
     pub(crate) fn countermand(&self, changed: &[MessageKey]) {
-        let out = self.homes.out.borrow();
-        let changed: HashSet<MessageKey> = changed.iter().copied().collect();
-        let (mut queue, now) = (self.queue.borrow_mut(), self.now_ms());
-        for (_, out) in out.iter().filter(|(_, out)| changed.contains(&out.dispatch.key())) {
-            let mut stopped: Vec<u16> = queue.recipients(&out.dispatch).map(|(number, _)| number).collect();
-            stopped.retain(|number| !queue.may_go_on(&out.dispatch, *number, now));
-            if !stopped.is_empty() {
-                out.countermand.give(stopped.into_iter().map(|number| (number, queue.is_purged(&out.dispatch, number))));
+        let mut unsent = Vec::new();
+        {
+            let out = self.homes.out.borrow();
+            let changed: HashSet<MessageKey> = changed.iter().copied().collect();
+            let (mut queue, now) = (self.queue.borrow_mut(), self.now_ms());
+            for (call, out) in out.iter().filter(|(_, out)| changed.contains(&out.dispatch.key())) {
+                let mut stopped: Vec<u16> = queue.recipients(&out.dispatch).map(|(number, _)| number).collect();
+                stopped.retain(|number| !queue.may_go_on(&out.dispatch, *number, now));
+                match (stopped.is_empty(), out.sent) {
+                    (true, _) => {}
+                    (false, true) => {
+                        out.countermand.give(stopped.into_iter().map(|number| (number, queue.is_purged(&out.dispatch, number))))
+                    }
+                    (false, false) => unsent.push((call as u32, usize::from(out.home))),
+                }
             }
+        }
+        for (call, home) in unsent {
+            self.homes.waiting.borrow_mut()[home].retain(|waiting| *waiting != call);
+            self.come_back(call, End::TakenBack, None);
         }
     }
 
@@ -281,6 +295,7 @@ impl Shard {
                 self.queue.borrow_mut().home_sleeps(&dispatch, until, wait, &reason, self.now_ms());
                 self.attempt_abandoned(dispatch);
             }
+            (End::TakenBack, _) => self.attempt_abandoned(dispatch),
             (End::GivenUp | End::Open | End::Settled, _) => {
                 let now = self.now_ms();
                 let until = now + ENDED_MS;
@@ -381,6 +396,13 @@ impl Shard {
             self.end_homes();
         } else {
             self.answer_refused();
+        }
+    }
+
+    /// A look at the queue for a connection may have refused guests: the delivery's task sends them home.
+    pub(crate) fn note_refused(&self) {
+        if self.shards > 1 && self.queue.borrow().has_refused() {
+            self.delivery.kick();
         }
     }
 

@@ -283,7 +283,9 @@ impl<'s> Outbound<'s> {
             return None;
         }
         let (shard, now) = (self.shard, self.shard.now_ms());
-        let dispatch = shard.queue.borrow_mut().poll_behind(&self.attempt_of(before).dispatch, now)?;
+        let dispatch = shard.queue.borrow_mut().poll_behind(&self.attempt_of(before).dispatch, now);
+        shard.note_refused();
+        let dispatch = dispatch?;
         shard.delivery.attempt_began();
         Some(dispatch)
     }
@@ -293,7 +295,9 @@ impl<'s> Outbound<'s> {
         if !self.may_serve() || !self.client.can_begin() {
             return None;
         }
-        let dispatch = self.shard.queue.borrow_mut().poll_next(self.destination, self.shard.now_ms())?;
+        let dispatch = self.shard.queue.borrow_mut().poll_next(self.destination, self.shard.now_ms());
+        self.shard.note_refused();
+        let dispatch = dispatch?;
         self.shard.delivery.attempt_began();
         Some(dispatch)
     }

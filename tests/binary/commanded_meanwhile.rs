@@ -3,10 +3,13 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
+use ringpost_queue::{DestinationLimits, Homes};
+
+use crate::client::Client;
 use crate::next_hop::NextHop;
 use crate::node::{Node, PATIENCE, Setup};
 use crate::queue_steering::{deliver, say};
-use crate::shards::on_one_core;
+use crate::shards::{on_one_core, shard_of};
 
 /// Takes one message up to the end of its content, and answers that when it is told to.
 struct Held {
@@ -223,4 +226,83 @@ fn a_command_ends_an_attempt_at_a_host_that_has_not_greeted() {
         node.wait_for_queue(|queue| queue.iter().all(|one| one["id"] != *last));
         assert_eq!(hop.messages().len(), 1, "nothing was sent twice");
     }
+}
+
+/// It was begun and delivered after the command had been confirmed: a shard that delivers what others bring looked for commands only before it
+/// asked a further host.
+#[test]
+fn what_waits_for_its_turn_at_the_shard_that_delivers_is_not_begun_after_a_command() {
+    let (listener, hop) = (TcpListener::bind("127.0.0.1:0").unwrap(), NextHop::start());
+    let slow = format!("[[route]]\ndomain = \"slow.test\"\nvia = \"smarthost\"\nhosts = [\"{}\"]\n", listener.local_addr().unwrap());
+    let extra =
+        format!("{slow}connections_max = 1\n[[route]]\ndomain = \"backup.test\"\nvia = \"smarthost\"\nhosts = [\"{}\"]\n", hop.address);
+    let node = Node::start(&on_one_core(Setup { extra: extra.leak(), ..Setup::to(hop.address) }, 2));
+    deliver(&node, "", &["first@slow.test"]);
+    let mut busy = Held::up_to_the_dot(&listener);
+    // Of each shard; that which has no connection to this host has four out at the other at most.
+    let mut of_shards = [Vec::new(), Vec::new()];
+    while of_shards.iter().any(|ids| ids.len() < 3) {
+        let id = deliver(&node, "", &["b@slow.test"]);
+        of_shards[shard_of(&id)].push(id);
+    }
+    let (mut held, mut moved) = (Vec::new(), 0);
+    for (number, id) in of_shards.iter().flat_map(|ids| ids.iter().enumerate()) {
+        let (command, said): (&[&str], _) = match number % 3 {
+            0 => (&["queue", "hold", id], "1 message held"),
+            1 => (&["queue", "purge", id], "1 message "),
+            _ => (&["queue", "reroute", id, "--to", "backup.test"], "1 message re-routed"),
+        };
+        assert!(say(&node, command).starts_with(said), "{}", say(&node, command));
+        match number % 3 {
+            0 => held.push(id.clone()),
+            1 => {}
+            _ => moved += 1,
+        }
+    }
+    deliver(&node, "", &["last@slow.test"]);
+    busy.say("250 2.0.0 Ok");
+    busy.hear("MAIL");
+    busy.say("250 2.1.0 Ok");
+    busy.hear("RCPT TO:<last@slow.test>");
+    busy.say("250 2.1.5 Ok");
+    busy.hear("DATA");
+    busy.say("354 Go on");
+    busy.hear_content();
+    busy.say("250 2.0.0 Ok");
+    assert!(hop.wait_for(moved).iter().all(|message| message.recipients == ["b@slow.test"]));
+    let queue = node.wait_for_queue(|queue| queue.len() == held.len());
+    assert!(queue.iter().all(|one| held.contains(&one["id"].as_str().unwrap().to_owned())), "{queue:?}");
+    node.wait_for_queue(|queue| queue.iter().all(|one| one["recipients"][0]["state"] == "held"));
+}
+
+/// A command came before the dispatch had room in the lane: what was said of it then was forgotten when it was sent, and it was begun.
+#[test]
+fn what_waits_for_room_on_its_way_to_the_shard_that_delivers_stays_here_after_a_command() {
+    // More than a shard has out at another. A destination with eight connections has one home, and 18 dispatches of a shard there.
+    const OUT_OF_EACH: usize = 18;
+    const DESTINATIONS: usize = 512 / OUT_OF_EACH + 2;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let limits = DestinationLimits { connections_max: 8, ..DestinationLimits::default() };
+    let is_of_first = |domain: &String| Homes { shard: 0, shards: 2 }.of(domain, "", &limits) == [0];
+    let domains: Vec<String> = (0..).map(|number| format!("d{number}.test")).filter(is_of_first).take(DESTINATIONS).collect();
+    let route = |domain: &String| {
+        let host = listener.local_addr().unwrap();
+        format!("[[route]]\ndomain = \"{domain}\"\nvia = \"smarthost\"\nhosts = [\"{host}\"]\nconnections_max = 8\n")
+    };
+    let extra: String = domains.iter().map(route).collect();
+    let node = Node::start(&on_one_core(Setup { extra: extra.leak(), ..Setup::to(listener.local_addr().unwrap()) }, 2));
+    let mut client = loop {
+        let mut client = Client::greeted(node.address);
+        if shard_of(&client.deliver(&format!("b@{}", domains[0]), "x")) == 1 {
+            break client;
+        }
+    };
+    for domain in &domains {
+        (0..OUT_OF_EACH).for_each(|_| drop(client.deliver(&format!("b@{domain}"), "x")));
+    }
+    // No host greets, so that nothing comes back by itself.
+    assert!(node.ask(&["queue", "hold", "--all"]).status.success());
+    node.wait_for_queue(|queue| {
+        queue.len() > OUT_OF_EACH * DESTINATIONS && queue.iter().all(|one| one["recipients"][0]["state"] == "held")
+    });
 }

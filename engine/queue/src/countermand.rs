@@ -1,4 +1,5 @@
 //! Commands that come while an attempt is under way: what the attempt has begun runs to its end, but no further host is asked for whom they are about.
+//! A dispatch that waits for its turn at a home has begun nothing.
 //!
 //! One that a host did not take goes on to the next host, with a transaction that is new: whoever was told that its message is held, goes another way,
 //! has come to its end or is purged, or that its destination is paused, is not to see it delivered there.
@@ -8,9 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::dispatch::Dispatch;
-use crate::guest::Guest;
+use crate::guest::{Guest, Refused};
+use crate::guests::Waiting;
 use crate::message::Flags;
 use crate::queue::Queue;
+use crate::wait::Wait;
 
 /// Says of a dispatch that another shard has which of its recipients may not go on there.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +47,7 @@ impl Countermand {
         }
     }
 
+    /// It is for some of the recipients at least.
     fn is_given(&self) -> bool {
         self.0.as_ref().is_some_and(|given| given.is_given.load(Ordering::Acquire))
     }
@@ -91,6 +95,21 @@ impl Queue {
     /// Has the owner of a guest said of one of its recipients that it is not to go on? Of this shard's own mail, ask [`Queue::may_go_on`].
     pub fn is_countermanded(&self, dispatch: &Dispatch) -> bool {
         dispatch.is_guest() && self.guest(dispatch).is_some_and(|guest| guest.countermand.is_given())
+    }
+
+    /// Takes the guest whose turn it is at this destination. Those that a command has come for go home, for their owner sends those of their
+    /// recipients again at once that it is not about.
+    pub(crate) fn take_guest(&mut self, destination: u32, now: u64) -> Option<Waiting> {
+        loop {
+            let next = self.next_guest(destination, now);
+            let waiting = self.destinations[destination as usize].guests.take(next)?;
+            let guest = self.guests.at(waiting.slot).expect("a waiting guest is in the book");
+            if !guest.countermand.is_given() {
+                return Some(waiting);
+            }
+            let (guest, reason) = (self.guests.remove(waiting.slot), self.destinations[destination as usize].reason.clone());
+            self.guests.refused.push_back(Refused { guest, until: now, wait: Wait::Turn, reason });
+        }
     }
 
     /// Is this recipient of an attempt, which has not delivered to it, to go another way now? Then what the attempt was told of it is not the last

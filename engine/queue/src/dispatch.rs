@@ -96,7 +96,10 @@ impl Queue {
     #[inline(always)]
     pub(crate) fn dispatch(&mut self, destination: u32, now: u64) -> Option<Dispatch> {
         if !self.destinations[destination as usize].guests.is_empty() && self.is_guests_turn(destination) {
-            return self.dispatch_guest(destination, now);
+            let guest = self.dispatch_guest(destination, now);
+            if guest.is_some() {
+                return guest;
+            }
         }
         let is_site = matches!(self.destinations[destination as usize].role, Role::Site(_));
         let home = if is_site { self.next_domain_of_another_sender(destination, now)? } else { destination };

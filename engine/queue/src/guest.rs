@@ -107,7 +107,7 @@ pub(crate) struct GuestBook {
     slots: Vec<Option<Guest>>,
     free: Vec<u32>,
     /// Of destinations that can do nothing just now, for the driver.
-    refused: VecDeque<Refused>,
+    pub(crate) refused: VecDeque<Refused>,
 }
 
 impl GuestBook {
@@ -129,7 +129,7 @@ impl GuestBook {
         self.at(key.index & !GUEST)
     }
 
-    fn at(&self, slot: u32) -> Option<&Guest> {
+    pub(crate) fn at(&self, slot: u32) -> Option<&Guest> {
         self.slots.get(slot as usize)?.as_ref()
     }
 
@@ -142,7 +142,7 @@ impl GuestBook {
         self.slots.iter().flatten().filter(|guest| guest.is_in_turn)
     }
 
-    fn remove(&mut self, slot: u32) -> Guest {
+    pub(crate) fn remove(&mut self, slot: u32) -> Guest {
         let guest = self.slots[slot as usize].take().expect("a guest leaves once");
         self.free.push(slot);
         guest
@@ -325,6 +325,11 @@ impl Queue {
         self.guests.refused.pop_front()
     }
 
+    /// Is there one? Looks at the queue for a connection leave them, too.
+    pub fn has_refused(&self) -> bool {
+        !self.guests.refused.is_empty()
+    }
+
     /// Refuses all guests that wait, because this shard ends.
     pub fn refuse_all(&mut self, now: u64) {
         for destination in 0..self.destinations.len() as u32 {
@@ -385,12 +390,10 @@ impl Queue {
         self.guests.refused.push_back(Refused { guest, until, wait: Wait::Paused, reason: String::new() });
     }
 
-    /// Takes the next guest for an attempt.
+    /// Takes the next guest for an attempt; `None` when commands have come for all of them.
     pub(crate) fn dispatch_guest(&mut self, destination: u32, now: u64) -> Option<Dispatch> {
-        let next = self.next_guest(destination, now);
-        let state = &mut self.destinations[destination as usize];
-        let waiting = state.guests.take(next)?;
-        state.started(now);
+        let waiting = self.take_guest(destination, now)?;
+        self.destinations[destination as usize].started(now);
         let key = waiting.key();
         let guest = self.guests.get_mut(key).expect("a waiting guest is in the book");
         guest.is_in_turn = false;

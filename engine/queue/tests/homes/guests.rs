@@ -1,8 +1,8 @@
 //! Guests of a home: whose hosts it believes, and when they go back to their owners.
 
 use ringpost_queue::{
-    DestinationLimits, Dispatch, Guest, Homes, HostsTried, NewMessage, NewRecipient, NextHop, Notify, Pauses, Question, Queue, QueueId,
-    QueueSettings, Refused, Resolution, RetryPolicy, Route, Routes, Settled, Via, Wait, Work,
+    DestinationLimits, Dispatch, Guest, Homes, HostsTried, NewMessage, NewRecipient, NextHop, Notify, Outcome, Pauses, Question, Queue,
+    QueueId, QueueSettings, Refused, Resolution, RetryPolicy, Route, Routes, Settled, Via, Wait, Work,
 };
 
 use crate::world::{START, hop};
@@ -287,4 +287,76 @@ fn a_guest_of_a_paused_site_comes_again_after_a_while() {
     home.receive(guest_of(0, vec![hop(0)]), START).unwrap();
     let refused = home.take_refused().expect("it is paused");
     assert_eq!((refused.until, refused.wait), (START + 1000, Wait::Paused));
+}
+
+/// Two shards with a route whose one connection the first of them, the home, has.
+fn home_and_owner() -> (Queue, Queue) {
+    let (pattern, limits) = ("d.test", limits_of_one_home());
+    let home = Homes { shard: 0, shards: 2 }.of(pattern, "", &limits)[0];
+    let queue = |shard| {
+        let route = Route { pattern: pattern.into(), via: Via::Smarthost { hosts: vec![hop(0)] }, retry: RetryPolicy::default(), limits };
+        let settings = QueueSettings { homes: Homes { shard, shards: 2 }, ..QueueSettings::default() };
+        Queue::new(settings, Routes::new(vec![route]).unwrap(), 1, START)
+    };
+    (queue(home), queue(1 - home))
+}
+
+fn accept(queue: &mut Queue, sequence: u64, priority: u8, recipients: &[&str]) {
+    let destination = queue.route(b"d.test");
+    let message = NewMessage { id: QueueId { boot: 1, shard: 0, sequence }, accepted_at: START, priority, ..NewMessage::default() };
+    let recipients = recipients.iter().map(|address| NewRecipient { address: address.as_bytes(), destination, notify: Notify::default() });
+    queue.enqueue(&message, recipients, START);
+}
+
+fn next_attempt(queue: &mut Queue) -> Option<Dispatch> {
+    match queue.poll(START, &mut Vec::new())? {
+        Work::Attempt(dispatch) => Some(dispatch),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// It was begun at its turn whatever its owner had been told to do with it: what a command was for was only looked for before a further host.
+#[test]
+fn a_guest_that_a_command_has_come_for_goes_home_when_its_turn_comes() {
+    for way in ["polled", "next on the connection", "chained"] {
+        for has_own in [false, true] {
+            let (mut home, mut owner) = home_and_owner();
+            for sequence in 1..=4 {
+                accept(&mut owner, sequence, 1, if sequence == 3 { &["a@d.test", "b@d.test"] } else { &["a@d.test"] });
+            }
+            let out: Vec<_> = std::iter::from_fn(|| next_attempt(&mut owner)).collect();
+            let mut countermands = Vec::new();
+            for (call, dispatch) in (0..).zip(&out) {
+                let mut guest = Guest::default();
+                owner.describe(dispatch, call, &mut guest);
+                countermands.push(guest.countermand());
+                home.receive(guest, START).unwrap();
+            }
+            assert_eq!(countermands.len(), 4, "as many as one connection is worth");
+            let first = next_attempt(&mut home).expect("it is its turn");
+            if has_own {
+                // After the guests.
+                accept(&mut home, 5, 0, &["own@d.test"]);
+            }
+            // One for all of its recipients, one for one of two, and one that finds nothing else to be begun.
+            countermands[1].give([0].into_iter());
+            countermands[2].give([1].into_iter());
+            countermands[3].give([0].into_iter());
+            assert!(!home.has_refused());
+            let next = if way == "chained" {
+                home.poll_behind(&first, START)
+            } else {
+                let destination = first.destination();
+                let _guest = home.settle_guest(first, &[(0, Outcome::Delivered { reply: b"250 2.0.0 Ok" })], START);
+                if way == "polled" { next_attempt(&mut home) } else { home.poll_next(destination, START) }
+            };
+            let begun = next.map(|next| home.envelope(next.key()).unwrap().id.sequence);
+            assert_eq!(begun, has_own.then_some(5), "{way}");
+            let mut refused: Vec<_> = std::iter::from_fn(|| home.take_refused()).collect();
+            refused.sort_by_key(|refused| refused.guest.owner_call);
+            assert_eq!(refused.iter().map(|refused| refused.guest.owner_call).collect::<Vec<_>>(), [1, 2, 3], "{way}");
+            assert!(refused.iter().all(|refused| refused.until <= START && refused.wait == Wait::Turn), "they may go again at once");
+            assert_eq!(home.guests_waiting(), 0);
+        }
+    }
 }
