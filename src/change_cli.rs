@@ -223,7 +223,7 @@ fn words_of(change: &Change) -> (&'static str, &'static str) {
         }
         Change::Bounce { .. } => ("bounced", ""),
         Change::Purge {} => ("purged", ""),
-        Change::Reroute { .. } => ("re-routed", ""),
+        Change::Reroute { .. } => ("re-routed", "they go that way already"),
         Change::SetExpiry { .. } => ("given another end of life", ""),
     }
 }

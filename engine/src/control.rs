@@ -179,7 +179,8 @@ pub struct Changed {
     pub count: u64,
     /// When there are more: where to go on.
     pub next: Option<u64>,
-    /// Found, and not changed: to hold and held already, to release and not held by command, to retry and may go already.
+    /// Found, and not changed: to hold and held already, to release and not held by command, to retry and may go already, to
+    /// re-route and goes that way already.
     pub unchanged: u64,
     /// Found, and not changed: another node of the cluster is taking them over.
     pub taken: u64,

@@ -243,6 +243,9 @@ fn rerouted_mail_goes_the_other_way_also_after_a_restart() {
     let (moved, kept) = (deliver(&node, "a@x.test", &["b@y.test"]), deliver(&node, "a@x.test", &["c@y.test"]));
     assert!(node.ask(&["queue", "hold", &moved]).status.success());
     assert_eq!(say(&node, &["queue", "reroute", &moved, "--to", "backup.test"]), "1 message re-routed");
+    let again = node.ask(&["queue", "reroute", &moved, "--to", "backup.test"]);
+    let told = String::from_utf8_lossy(&again.stderr);
+    assert!(again.status.success() && told.contains("1 message stayed as before: they go that way already"), "{told}");
     node.kill();
     node.restart();
     node.wait_for_queue(|queue| queue.len() == 2);

@@ -125,7 +125,7 @@ impl Queue {
         recipients.any(|one| one.place.is_open() && is_such(&self.destinations[self.groups[one.group].destination as usize]))
     }
 
-    fn leads_elsewhere(&mut self, index: u32) -> bool {
+    pub(crate) fn leads_elsewhere(&mut self, index: u32) -> bool {
         let mut group = self.messages[index].first_group;
         while group != NONE {
             let (mut next, here, behind) = (self.groups[group].first, self.groups[group].destination, self.groups[group].next_in_message);

@@ -10,24 +10,30 @@ use crate::slab::NONE;
 
 impl Queue {
     /// Puts a message's recipients into the groups of where they lead now. Those that are being attempted go there when their attempt has
-    /// ended; the others do not wait for that.
+    /// ended; the others do not wait for that. Where all lead where they did each keeps its place in the lists of its destination.
     pub(crate) fn regroup(&mut self, index: u32, now: u64) {
         if self.messages[index].in_flight > 0 {
             let waits = self.move_recipients(index, now);
             self.messages[index].flags.set(Flags::REGROUP, waits);
         } else {
             self.messages[index].flags.set(Flags::REGROUP, false);
-            self.withdraw(index);
-            self.drop_groups(index);
-            for recipient in 0..self.messages.recipients(index).len() as u16 {
-                let destination = self.destination_now(index, recipient).slot;
-                self.messages.recipients_mut(index)[usize::from(recipient)].group = destination;
+            if self.leads_elsewhere(index) {
+                self.make_groups_anew(index);
             }
-            self.make_groups(index);
         }
         // By the lifetimes of where it leads now.
         self.grant_grace(index, now);
         self.start(index, now);
+    }
+
+    fn make_groups_anew(&mut self, index: u32) {
+        self.withdraw(index);
+        self.drop_groups(index);
+        for recipient in 0..self.messages.recipients(index).len() as u16 {
+            let destination = self.destination_now(index, recipient).slot;
+            self.messages.recipients_mut(index)[usize::from(recipient)].group = destination;
+        }
+        self.make_groups(index);
     }
 
     /// Where a recipient leads by command, or by its domain and the sender.

@@ -57,7 +57,8 @@ impl Queue {
     /// Sends the recipients that meet the filter another way, whatever their domains say; the others go theirs. One that is being attempted
     /// goes there when that has ended without a delivery. They are tried there at once or at the message's time of release, also when it is past
     /// the lifetime there. Failed ones go there when they are retried; where all that are meant have
-    /// failed and a report of the message is being made, nothing changes. `None` also for a route that does not exist.
+    /// failed and a report of the message is being made, or all go that way already and wait for no later time, nothing changes. `None` also for
+    /// a route that does not exist.
     pub fn reroute(&mut self, key: MessageKey, filter: &Filter, to: RouteId, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
         let index = self.find_open(key)?;
         if !self.routes.is_matched(to) {
@@ -70,8 +71,16 @@ impl Queue {
         if chosen.iter().all(|&number| is_being_told && recipients[usize::from(number)].place == Place::Failed) {
             return Some(Settled::Nothing);
         }
-        self.reroute_some(index, &chosen, to);
         let at = self.messages[index].may_go_at(now);
+        // Else a command that goes along the mail of a destination would find what it sent there itself behind all other, and never end.
+        let is_so_already = |&number: &u16| {
+            let recipient = &recipients[usize::from(number)];
+            self.rerouted_to(index, number) == Some(to) && (recipient.place != Place::Waiting || recipient.next_attempt <= at)
+        };
+        if chosen.iter().all(is_so_already) {
+            return Some(Settled::Nothing);
+        }
+        self.reroute_some(index, &chosen, to);
         let recipients = self.messages.recipients_mut(index);
         for &number in &chosen {
             let recipient = &mut recipients[usize::from(number)];

@@ -1,8 +1,8 @@
 //! Re-routes: who goes another way, when, and what a restart makes of it.
 
 use ringpost_queue::{
-    Dispatch, Filter, MessageKey, NewRecipient, Outcome, Queue, QueueSettings, RetryPolicy, Route, RouteId, Routes, Settled, State, Via,
-    Work,
+    Cursor, Dispatch, Filter, MessageKey, NewMessage, NewRecipient, Outcome, Queue, QueueId, QueueSettings, RetryPolicy, Route, RouteId,
+    Routes, Settled, State, Via, Work,
 };
 
 use crate::{HOUR, START, attempt, by_domain, destinations, enqueue, message, queue, recipients, recover, states};
@@ -391,4 +391,48 @@ fn a_recipient_without_a_domain_is_rerouted_by_the_local_one_also_after_a_restar
         let name = queue.destination(destination, START).unwrap().name;
         assert_eq!((name, queue.route_of(destination)), ("mx1.example.test", Some(RouteId(1))));
     }
+}
+
+/// A command goes along the lists of a destination, also that of the route where it sends the mail: all that it had sent there stood behind the rest once
+/// more, so that with more than one page of it the command never ended, and wrote a record for each message each time.
+#[test]
+fn a_reroute_along_the_list_that_it_leads_to_ends_and_finds_each_message_once() {
+    const PAGE: usize = 256;
+    let mut queue = queue("backup.test");
+    let mail: Vec<_> = (1..=600_u64)
+        .map(|sequence| {
+            let recipients = recipients(&mut queue);
+            let id = QueueId { sequence, ..message().id };
+            queue.enqueue(&NewMessage { id, ..message() }, recipients.into_iter().take(1), START)
+        })
+        .collect();
+    let (from, to) = (queue.route(b"y.test"), queue.route(b"backup.test"));
+    for (is_there_already, destinations) in [(false, vec![from]), (true, vec![to]), (true, vec![from, to])] {
+        let filter = Filter { destinations, ..Filter::default() };
+        let (mut seen, mut cursor) = (Vec::new(), Some(Cursor::default()));
+        while let Some(at) = cursor {
+            let mut page = Vec::new();
+            cursor = queue.page(&filter, at, PAGE, |view| page.push(view.key())).unwrap();
+            for key in page {
+                let mut record = Vec::new();
+                let settled = queue.reroute(key, &filter, RouteId(2), START, &mut record);
+                let expected = if is_there_already { Settled::Nothing } else { Settled::Outcome };
+                assert_eq!((settled, record.is_empty()), (Some(expected), is_there_already));
+                if !is_there_already {
+                    queue.recorded(key);
+                }
+                seen.push(key);
+                assert!(seen.len() <= mail.len(), "it is found again");
+            }
+        }
+        assert_eq!(seen, mail);
+    }
+    // What waits for a later time there is tried at once.
+    let dispatch = attempt(&mut queue, START).unwrap();
+    let key = dispatch.key();
+    assert_eq!(queue.settle(dispatch, &[(0, Outcome::Deferred { reply: b"450 later" })], START, &mut Vec::new()), Settled::Outcome);
+    queue.recorded(key);
+    assert_eq!(states(&queue, key), [State::Deferred]);
+    assert_eq!(queue.reroute(key, &Filter::default(), RouteId(2), START + 1, &mut Vec::new()), Some(Settled::Outcome));
+    assert_eq!(states(&queue, key), [State::Ready]);
 }
