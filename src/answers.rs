@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use ringpost_queue::{DestinationId, Question, Resolution};
+use ringpost_queue::{Asking, Question, Resolution};
 
 /// An answer that is younger counts as new: a retry of many messages asks once.
 const ANEW_MS: u64 = 1000;
@@ -14,8 +14,8 @@ const TOLD_MAX: usize = 1024;
 pub struct Asker {
     /// The shard.
     pub shard: u16,
-    /// Its destination.
-    pub destination: DestinationId,
+    /// Its destination, by the routes of then.
+    pub asking: Asking,
 }
 
 /// What to do with a question.
@@ -188,6 +188,8 @@ fn until(resolution: &Resolution) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use ringpost_queue::DestinationId;
+
     use super::*;
 
     fn mx(domain: &str) -> Question {
@@ -199,7 +201,7 @@ mod tests {
     }
 
     fn asker(shard: u16) -> Asker {
-        Asker { shard, destination: DestinationId::UNROUTED }
+        Asker { shard, asking: Asking { destination: DestinationId::UNROUTED, table: 0 } }
     }
 
     #[test]

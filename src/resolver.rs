@@ -10,7 +10,7 @@ use std::{
 };
 
 use ringpost_engine::{control::Command, request_lane::RequestLane, request_lane::RequestRefused};
-use ringpost_queue::{DestinationId, Lookup, Question, Resolution};
+use ringpost_queue::{Asking, Lookup, Question, Resolution};
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{debug, warn};
 
@@ -84,7 +84,7 @@ pub struct Resolver {
     began: Instant,
     backlog: LookupBacklog,
     /// Answers that wait for room in the lane to their shard.
-    outboxes: Vec<VecDeque<(DestinationId, Resolution)>>,
+    outboxes: Vec<VecDeque<(Asking, Resolution)>>,
 }
 
 impl Resolver {
@@ -148,16 +148,16 @@ impl Resolver {
     }
 
     fn take(&mut self, request: Request) {
-        let Request { shard, lookup: Lookup { destination, question, anew } } = request;
+        let Request { shard, lookup: Lookup { asking, question, anew } } = request;
         self.counters.questions.fetch_add(1, Ordering::Relaxed);
-        let asked = self.answers.ask(&question, anew, Asker { shard, destination }, self.now());
-        for Asker { shard, destination } in self.answers.take_revoked() {
-            self.outboxes[usize::from(shard)].push_back((destination, Resolution::Awaited));
+        let asked = self.answers.ask(&question, anew, Asker { shard, asking }, self.now());
+        for Asker { shard, asking } in self.answers.take_revoked() {
+            self.outboxes[usize::from(shard)].push_back((asking, Resolution::Awaited));
         }
         match asked {
             Asked::Known(resolution) => {
                 self.counters.hits.fetch_add(1, Ordering::Relaxed);
-                self.outboxes[usize::from(shard)].push_back((destination, resolution));
+                self.outboxes[usize::from(shard)].push_back((asking, resolution));
             }
             Asked::Waits => drop(self.counters.joined.fetch_add(1, Ordering::Relaxed)),
             Asked::Ask if self.backlog.push(question.clone(), anew) => {}
@@ -175,8 +175,8 @@ impl Resolver {
         }
         let now = self.now();
         let (askers, resolution) = self.answers.answered(question, resolution, STALE_MS, now);
-        for Asker { shard, destination } in askers {
-            self.outboxes[usize::from(shard)].push_back((destination, resolution.clone()));
+        for Asker { shard, asking } in askers {
+            self.outboxes[usize::from(shard)].push_back((asking, resolution.clone()));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ringpost_config::Config;
-use ringpost_queue::{Backlog, DestinationId, Pauses, QueueId, REPLY_BYTES_MAX, Resolution};
+use ringpost_queue::{Asking, Backlog, Pauses, QueueId, REPLY_BYTES_MAX, Resolution};
 use serde::{Deserialize, Serialize};
 
 pub use crate::destination_summary::DestinationSummary;
@@ -48,7 +48,7 @@ pub enum Command {
     /// The counters.
     Stats,
     /// What DNS said to questions of this shard; how long each answer holds counts from now.
-    Resolved(Vec<(DestinationId, Resolution)>),
+    Resolved(Vec<(Asking, Resolution)>),
     /// What came of questions about limits over all nodes.
     Limits(Vec<LimitAnswer>),
     /// Write so many segments ahead.

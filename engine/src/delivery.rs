@@ -197,10 +197,10 @@ impl Shard {
                 Some(Work::Report(key)) => self.start_report(key),
                 Some(Work::Attempt(dispatch)) => self.start_attempt(dispatch),
                 Some(Work::Resolve(lookup)) => {
-                    let destination = lookup.destination;
+                    let asking = lookup.asking;
                     if !(self.ask_dns)(lookup) {
                         self.metrics.lookups_put_off.increment();
-                        self.queue.borrow_mut().not_asked(destination, self.now_ms());
+                        self.queue.borrow_mut().not_asked(asking, self.now_ms());
                     }
                 }
                 Some(Work::Reserve(reservation)) => {

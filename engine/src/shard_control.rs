@@ -146,8 +146,8 @@ fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
         Command::Stats => Answer::Stats(stats(shard)),
         Command::Resolved(answers) => {
             let (mut queue, now) = (shard.queue.borrow_mut(), shard.now_ms());
-            for (destination, resolution) in answers {
-                queue.resolved(destination, &resolution.map_until(|lasts_ms| now.saturating_add(lasts_ms)), now);
+            for (asking, resolution) in answers {
+                queue.resolved(asking, &resolution.map_until(|lasts_ms| now.saturating_add(lasts_ms)), now);
             }
             drop(queue);
             shard.delivery.kick();

@@ -88,6 +88,8 @@ pub(crate) struct Destination {
     shortages: Shortages,
     /// Its route began to hold with the table of now.
     pub(crate) holds_anew: bool,
+    /// Of a domain: see [`Asking::table`](crate::Asking::table).
+    pub(crate) table: u16,
 }
 
 /// The line of a field, counted from the beginning.
@@ -128,6 +130,7 @@ impl Destination {
             newest_group: NONE,
             paused: false,
             holds_anew: false,
+            table: 0,
             listed: false,
             in_flight: 0,
             chained: 0,

@@ -16,7 +16,7 @@ use crate::names::Names;
 use crate::queue::{Queue, Work};
 use crate::route::{NextHop, RouteId, Via};
 use crate::routes::Mail;
-use crate::site::{Answer, Domain, Listed, Lookup, Question, Resolution, Role, Site, Step, Verdict, later_turn};
+use crate::site::{Answer, Asking, Domain, Listed, Lookup, Question, Resolution, Role, Site, Step, Verdict, later_turn};
 use crate::slab::NONE;
 
 /// How long a destination without mail is kept, so that its answer, its window and its breaker are still known to the next.
@@ -89,8 +89,13 @@ impl Queue {
         (hash ^ hash >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15)
     }
 
-    /// Takes in an answer to a [`Lookup`]. What was asked for a destination that was dropped meanwhile is ignored.
-    pub fn resolved(&mut self, destination: DestinationId, resolution: &Resolution, now: u64) {
+    /// Takes in an answer to a [`Lookup`]. What was asked for a destination that was dropped meanwhile is ignored, and so is what was asked before a
+    /// reload that names other hosts.
+    pub fn resolved(&mut self, asking: Asking, resolution: &Resolution, now: u64) {
+        if !self.is_asking(asking) {
+            return;
+        }
+        let Asking { destination, .. } = asking;
         let slot = destination.slot;
         // Its turn was reckoned by other hosts than it has now: the best of these are asked for first.
         if let (
@@ -105,7 +110,7 @@ impl Queue {
             }
             self.join(slot, None, now);
             let changed = Resolution::Unanswered { reason: "its MX have changed: they are asked for anew".into(), turns: 0 };
-            return self.resolved(destination, &changed, now);
+            return self.resolved(asking, &changed, now);
         }
         let Some(Destination { role: Role::Domain(domain), reason, route, .. }) = self.live_mut(destination) else { return };
         let (route, turn) = (*route, domain.turn);
@@ -143,6 +148,11 @@ impl Queue {
         self.refresh(slot, now);
     }
 
+    /// Is it a domain that is there, and are its hosts to be asked for as they were then?
+    fn is_asking(&self, Asking { destination, table }: Asking) -> bool {
+        self.live(destination).is_some_and(|state| matches!(state.role, Role::Domain(_)) && state.table == table)
+    }
+
     fn set_turn(&mut self, slot: u32, turn: u16) {
         if let Role::Domain(domain) = &mut self.destinations[slot as usize].role {
             domain.turn = turn;
@@ -162,8 +172,11 @@ impl Queue {
     }
 
     /// A [`Lookup`] could not be passed on: it comes again soon.
-    pub fn not_asked(&mut self, destination: DestinationId, now: u64) {
-        if let Some(Destination { role: Role::Domain(domain), .. }) = self.live_mut(destination) {
+    pub fn not_asked(&mut self, asking: Asking, now: u64) {
+        let Asking { destination, .. } = asking;
+        if self.is_asking(asking)
+            && let Some(Destination { role: Role::Domain(domain), .. }) = self.live_mut(destination)
+        {
             domain.not_asked(now);
             self.refresh(destination.slot, now);
         }
@@ -460,8 +473,8 @@ impl Queue {
                         Via::Named { hosts } => Question::Hosts(hosts.clone()),
                         _ => unreachable!("other routes need no DNS"),
                     };
-                    let anew = domain.anew;
-                    Some(Work::Resolve(Lookup { destination: self.id(slot), question, anew }))
+                    let (anew, table) = (domain.anew, state.table);
+                    Some(Work::Resolve(Lookup { asking: Asking { destination: self.id(slot), table }, question, anew }))
                 }
                 Step::Tell => {
                     if let Answer::Unanswered { told, .. } = &mut domain.answer {

@@ -114,7 +114,7 @@ pub use retry::{Jitter, RetryPolicy};
 pub use route::{DestinationLimits, HOSTS_MAX, HostAddress, NamedHost, NextHop, Route, RouteId, UnknownMailbox, Via};
 pub use routes::{Mail, RouteError, Routes};
 pub use settling::Settled;
-pub use site::{Lookup, Question, Resolution, Verdict};
+pub use site::{Asking, Lookup, Question, Resolution, Verdict};
 pub use terms::TermKind;
 pub use throttling::{Throttled, asks_for_fewer_connections, asks_for_less, has_enough_of_connection, put_off_by};
 pub use view::{DestinationView, MessageView, OFFERED_REASON, QueueCounts, RecipientView, State};

@@ -259,8 +259,8 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::{
-        DestinationLimits, NewMessage, NewRecipient, Notify, Outcome, QueueId, QueueSettings, Resolution, RetryPolicy, Route, Routes,
-        Settled, Via, Work,
+        Asking, DestinationLimits, NewMessage, NewRecipient, Notify, Outcome, QueueId, QueueSettings, Resolution, RetryPolicy, Route,
+        Routes, Settled, Via, Work,
     };
 
     const START: u64 = 1_790_000_000_000;
@@ -290,7 +290,7 @@ mod tests {
         let poll = |queue: &mut Queue, now: u64| loop {
             match queue.poll(now, &mut Vec::new())? {
                 Work::Attempt(dispatch) => return Some(dispatch),
-                Work::Resolve(lookup) => queue.resolved(lookup.destination, &site_of("all"), now),
+                Work::Resolve(lookup) => queue.resolved(lookup.asking, &site_of("all"), now),
                 other => panic!("{other:?}"),
             }
         };
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(entries(&queue), (1, 1, 3));
         for _ in 0..1000 {
             for key in ["another", "all"] {
-                queue.resolved(leaver, &site_of(key), now);
+                queue.resolved(Asking { destination: leaver, table: 0 }, &site_of(key), now);
             }
             let (here, all, members) = entries(&queue);
             assert!(here == 1 && all <= ENTRIES_MIN + PRIORITIES * members, "{here} of {all}");

@@ -87,6 +87,7 @@ impl Queue {
                     // Other names are other hosts: they are asked for anew.
                     if let Role::Domain(domain) = &mut state.role {
                         domain.answer = Answer::Unknown;
+                        state.table = state.table.wrapping_add(1);
                     }
                 }
             }

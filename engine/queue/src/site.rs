@@ -49,12 +49,21 @@ pub enum Question {
     Hosts(Vec<NamedHost>),
 }
 
+/// Whose question it is. After a table of routes that names a destination other hosts it is another one, and answers to those before are none to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asking {
+    /// Who asks.
+    pub destination: DestinationId,
+    /// Counts those tables, and begins anew after 65,535 of them.
+    pub table: u16,
+}
+
 /// A question with the destination that waits for it: ends in [`Queue::resolved`](crate::Queue::resolved) or
 /// [`Queue::not_asked`](crate::Queue::not_asked).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Lookup {
     /// Who asks.
-    pub destination: DestinationId,
+    pub asking: Asking,
     /// What.
     pub question: Question,
     /// An operator wants it tried again: what was said before does not count.

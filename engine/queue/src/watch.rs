@@ -126,8 +126,8 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::{
-        DestinationLimits, NewMessage, NewRecipient, Notify, Outcome, QueueSettings, Rate, ReportLimits, Resolution, RetryPolicy, Route,
-        Routes, Via, Work,
+        Asking, DestinationLimits, NewMessage, NewRecipient, Notify, Outcome, QueueSettings, Rate, ReportLimits, Resolution, RetryPolicy,
+        Route, Routes, Via, Work,
     };
 
     #[test]
@@ -238,7 +238,7 @@ mod tests {
             if lost.ends_with("site") {
                 let hosts = vec!["192.0.2.1:25".parse().unwrap()];
                 let site = Resolution::Site { key: "k".into(), name: "mx.y.test".into(), hosts, is_whole: true, until: 10_000_000 };
-                queue.resolved(domain, &site, 1000);
+                queue.resolved(Asking { destination: domain, table: 0 }, &site, 1000);
             }
             assert!(queue.look_for_forgotten(&mut cursor, 100, 1000).is_empty(), "{lost}");
             match lost {

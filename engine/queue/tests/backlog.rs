@@ -71,10 +71,10 @@ fn die(queue: &mut Queue) {
 }
 
 fn resolve(queue: &mut Queue, lookups: &[Lookup], key: &str, host: &str) {
-    for Lookup { destination, .. } in lookups {
+    for Lookup { asking, .. } in lookups {
         let hosts = vec![host.parse().unwrap()];
         queue.resolved(
-            *destination,
+            *asking,
             &Resolution::Site { key: key.into(), name: key.into(), hosts, is_whole: true, until: START + 60_000 },
             START,
         );
@@ -160,7 +160,7 @@ fn domains_with_the_same_hosts_are_one_destination() {
     enqueue(&mut queue, "broken.test", MANY);
     let (_, lookups) = work(&mut queue);
     for lookup in &lookups {
-        queue.resolved(lookup.destination, &Resolution::Unanswered { reason: "SERVFAIL".into(), turns: 0 }, START);
+        queue.resolved(lookup.asking, &Resolution::Unanswered { reason: "SERVFAIL".into(), turns: 0 }, START);
     }
     // One attempt tells the mail of it.
     die(&mut queue);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringpost_queue::{
-    Cursor, CursorLost, Filter, Jitter, Mail, MessageKey, NewMessage, NewRecipient, Notify, Outcome, Queue, QueueId, QueueSettings,
+    Asking, Cursor, CursorLost, Filter, Jitter, Mail, MessageKey, NewMessage, NewRecipient, Notify, Outcome, Queue, QueueId, QueueSettings,
     Resolution, RetryPolicy, Route, Routes, State, TermKind, Via, Work,
 };
 
@@ -196,7 +196,7 @@ fn a_site_is_listed_along_its_domains() {
     };
     for (number, resolved) in [(0, "site"), (1, "site"), (2, "site")] {
         let domain = queue.route(twin(number).as_bytes());
-        queue.resolved(domain, &site(resolved), START);
+        queue.resolved(Asking { destination: domain, table: 0 }, &site(resolved), START);
     }
     let named: Vec<_> = queue.destinations_named("MX.Site").collect();
     assert_eq!(named.len(), 1);
@@ -216,7 +216,7 @@ fn a_site_is_listed_along_its_domains() {
     assert!(count <= 15, "{count}");
     // One of the domains has moved to other hosts: its messages are found by the others that they are for.
     let moved = queue.route(twin(0).as_bytes());
-    queue.resolved(moved, &site("elsewhere"), START);
+    queue.resolved(Asking { destination: moved, table: 0 }, &site("elsewhere"), START);
     let (found, _) = pages(&mut queue);
     assert_eq!(found, (200_000..200_100).collect::<Vec<_>>(), "each is for two of them at least");
     let elsewhere = Filter { destinations: queue.destinations_named("mx.elsewhere").collect(), ..Filter::default() };

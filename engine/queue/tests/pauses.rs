@@ -41,7 +41,7 @@ fn attempts(queue: &mut Queue, now: u64) -> Vec<ringpost_queue::Dispatch> {
             Work::Resolve(lookup) => {
                 let hosts = vec!["192.0.2.2:25".parse().unwrap()];
                 let site = Resolution::Site { key: "k".into(), name: "mx.test".into(), hosts, is_whole: true, until: now + 100 * MINUTE };
-                queue.resolved(lookup.destination, &site, now);
+                queue.resolved(lookup.asking, &site, now);
             }
             other => panic!("{other:?}"),
         }

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use ringpost_queue::{
-    Cursor, DestinationLimits, Filter, Followed, HostsTried, MessageKey, NewMessage, NewRecipient, Outcome, Queue, QueueId, QueueSettings,
-    Resolution, RetryPolicy, Route, RouteError, Routes, Settled, State, Via, Work,
+    Cursor, DestinationLimits, Filter, Followed, HostsTried, Lookup, MessageKey, NamedHost, NewMessage, NewRecipient, Outcome, Question,
+    Queue, QueueId, QueueSettings, Resolution, RetryPolicy, Route, RouteError, Routes, Settled, State, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -192,7 +192,7 @@ fn old_mail_is_attempted_once_when_its_hold_ends() {
                 Some(Work::Resolve(lookup)) => {
                     let hosts = vec!["192.0.2.1:25".parse().unwrap()];
                     let site = Resolution::Site { key: "s".into(), name: "s".into(), hosts, is_whole: true, until: now + DAY };
-                    queue.resolved(lookup.destination, &site, now);
+                    queue.resolved(lookup.asking, &site, now);
                 }
                 other => panic!("{other:?}"),
             }
@@ -338,4 +338,64 @@ fn mail_follows_a_route_for_its_sender() {
     assert_eq!(reconfigure(&mut queue, table()), 0, "it is where it belongs");
     assert_eq!(reconfigure(&mut queue, vec![route("*", smarthost(25)), route("* from s@x.test", Via::Hold)]), 1);
     assert_eq!(names(&queue, key), ["* from s@x.test", "* from s@x.test"]);
+}
+
+fn named(name: &str) -> NamedHost {
+    NamedHost { name: name.into(), port: 25, preference: 0, weight: 1 }
+}
+
+/// What DNS says of a route's host.
+fn is_at(address: &str) -> Resolution {
+    let hosts = vec![address.parse().unwrap()];
+    Resolution::Site { key: String::new(), name: address.into(), hosts, is_whole: true, until: START + DAY }
+}
+
+fn lookup(queue: &mut Queue) -> Lookup {
+    match queue.poll(START, &mut Vec::new()) {
+        Some(Work::Resolve(lookup)) => lookup,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// An answer to what was asked before a reload was taken for that to the question after it: mail went to the hosts that had just been removed until
+/// the answer grew old, or waited because they could not be found.
+#[test]
+fn an_answer_to_what_was_asked_before_a_reload_is_none() {
+    let (old, new) = ("192.0.2.1:25", "192.0.2.2:25");
+    let none = Resolution::Unanswered { reason: "A of old.test: time-out".into(), turns: 0 };
+    for (late, comes_last, has_mail) in
+        [(is_at(old), true, true), (is_at(old), false, true), (none.clone(), true, true), (none, false, true), (is_at(old), false, false)]
+    {
+        let mut queue = queue(vec![route("*", Via::Named { hosts: vec![named("old.test")] })]);
+        let mut key = enqueue(&mut queue, 1, &["b@y.test"]);
+        let before = lookup(&mut queue);
+        if !has_mail {
+            let _settled = queue.delete(key, START);
+            queue.recorded(key);
+        }
+        assert_eq!(
+            reconfigure(&mut queue, vec![route("*", Via::Named { hosts: vec![named("new.test")] })]),
+            0,
+            "it is the same destination"
+        );
+        if !has_mail {
+            queue.resolved(before.asking, &late, START);
+            key = enqueue(&mut queue, 2, &["b@y.test"]);
+        }
+        let after = lookup(&mut queue);
+        assert_eq!(after.question, Question::Hosts(vec![named("new.test")]));
+        if !comes_last {
+            queue.resolved(before.asking, &late, START);
+            queue.not_asked(before.asking, START);
+            assert!(queue.poll(START, &mut Vec::new()).is_none(), "it waits for the new hosts");
+        }
+        queue.resolved(after.asking, &is_at(new), START);
+        if comes_last {
+            queue.resolved(before.asking, &late, START);
+        }
+        let Some(Work::Attempt(dispatch)) = queue.poll(START, &mut Vec::new()) else { panic!("its hosts are known") };
+        assert_eq!((dispatch.key(), queue.verdict(&dispatch)), (key, None));
+        assert_eq!(queue.hosts(dispatch.destination()).map(|hop| &*hop.name).collect::<Vec<_>>(), [new]);
+        assert_eq!(queue.abandon(dispatch, START), Settled::Nothing);
+    }
 }

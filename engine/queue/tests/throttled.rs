@@ -256,11 +256,7 @@ fn mail_of_others_for_one_of_many_domains_of_a_site_is_what_is_tried_next() {
                 Some(Work::Resolve(lookup)) => {
                     let hosts = vec!["192.0.2.1:25".parse().unwrap()];
                     let (key, name) = ("all".to_owned(), "mx.test".to_owned());
-                    queue.resolved(
-                        lookup.destination,
-                        &Resolution::Site { key, name, hosts, is_whole: true, until: START + 100_000_000 },
-                        now,
-                    );
+                    queue.resolved(lookup.asking, &Resolution::Site { key, name, hosts, is_whole: true, until: START + 100_000_000 }, now);
                 }
                 None => assert_eq!(queue.next_due(now), Some(now), "there is mail, and the pause is over"),
                 Some(other) => panic!("{other:?}"),
@@ -314,7 +310,7 @@ fn domains_with_nothing_but_avoided_mail_are_looked_at_once_and_not_for_each_mes
             polls += 1;
             match queue.poll(now, &mut Vec::new()) {
                 Some(Work::Attempt(dispatch)) => return (dispatch, polls),
-                Some(Work::Resolve(lookup)) => queue.resolved(lookup.destination, &site_of_all(), now),
+                Some(Work::Resolve(lookup)) => queue.resolved(lookup.asking, &site_of_all(), now),
                 None => assert_eq!(queue.next_due(now), Some(now), "there is mail"),
                 Some(other) => panic!("{other:?}"),
             }
@@ -326,7 +322,7 @@ fn domains_with_nothing_but_avoided_mail_are_looked_at_once_and_not_for_each_mes
     let destination = dispatch.destination();
     // While that is open the others are asked about.
     while let Some(Work::Resolve(lookup)) = queue.poll(START, &mut Vec::new()) {
-        queue.resolved(lookup.destination, &site_of_all(), START);
+        queue.resolved(lookup.asking, &site_of_all(), START);
     }
     settle(&mut queue, dispatch, REFUSED, START);
     let now = throttled_until(&queue, destination, START).expect("it is left alone");

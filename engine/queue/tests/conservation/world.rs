@@ -342,12 +342,12 @@ impl World {
     }
 
     pub fn answer_one(&mut self) {
-        let Some(Lookup { destination, .. }) = self.lookups.pop() else { return };
+        let Some(Lookup { asking, .. }) = self.lookups.pop() else { return };
         let until = self.now + self.random.below(2 * HOUR);
         let draw = self.random.below(8);
         let host = |number: u64| format!("192.0.2.{number}:25").parse().unwrap();
         let resolution = match draw {
-            0 => return self.queue.not_asked(destination, self.now),
+            0 => return self.queue.not_asked(asking, self.now),
             1 => Resolution::Refused { reply: "550 5.1.2 no such domain".into(), until },
             2 => Resolution::Unanswered { reason: "MX of it: SERVFAIL".into(), turns: 0 },
             site => Resolution::Site {
@@ -358,7 +358,7 @@ impl World {
                 until,
             },
         };
-        self.queue.resolved(destination, &resolution, self.now);
+        self.queue.resolved(asking, &resolution, self.now);
     }
 
     fn ended(&mut self, id: QueueId, recipients: &[u16], settled: Settled, record: Vec<u8>) {

@@ -98,9 +98,9 @@ fn a_domain_is_asked_about_once_and_its_mail_waits_visibly() {
     assert_eq!(asked, [mx("example.org"), mx("other.test")]);
     assert_eq!(reason(&queue, 0, START), "waits for DNS of example.org");
     // The other domain's answer serves its mail, whatever the first one's does.
-    queue.resolved(lookups[1].destination, &site("o", &["192.0.2.9:25"], START + MINUTE), START);
+    queue.resolved(lookups[1].asking, &site("o", &["192.0.2.9:25"], START + MINUTE), START);
     assert_eq!(work(&mut queue, START).0.len(), 1);
-    queue.resolved(lookups[0].destination, &site("e", &["192.0.2.1:25"], START + MINUTE), START);
+    queue.resolved(lookups[0].asking, &site("e", &["192.0.2.1:25"], START + MINUTE), START);
     assert_eq!(work(&mut queue, START).0.len(), 2, "the window of the site");
 }
 
@@ -114,7 +114,7 @@ fn mail_that_waits_for_its_next_attempt_does_not_wait_for_dns() {
     assert_eq!(wait(&queue, START), Wait::Asking, "it is about to be asked");
     let (_, lookups) = work(&mut queue, START);
     assert_eq!(wait(&queue, START), Wait::Asking);
-    queue.resolved(lookups[0].destination, &site("y", &["192.0.2.1:25"], START + MINUTE), START);
+    queue.resolved(lookups[0].asking, &site("y", &["192.0.2.1:25"], START + MINUTE), START);
     let (attempts, _) = work(&mut queue, START);
     for dispatch in attempts {
         let key = dispatch.key();
@@ -137,7 +137,7 @@ fn domains_with_the_same_mx_set_share_window_hosts_and_turns() {
     enqueue(&mut queue, 11, 9, &["a@three.test"], START);
     let (_, lookups) = work(&mut queue, START);
     for lookup in &lookups {
-        queue.resolved(lookup.destination, &site("10 mx", &["192.0.2.1:25"], START + MINUTE), START);
+        queue.resolved(lookup.asking, &site("10 mx", &["192.0.2.1:25"], START + MINUTE), START);
     }
     let (mut open, _) = work(&mut queue, START);
     assert_eq!(open.len(), 2, "two connections in all");
@@ -162,7 +162,7 @@ fn mail_of_a_domain_whose_mx_set_changed_goes_to_the_new_site_even_when_the_old_
         enqueue(&mut queue, sequence, 5, &["a@one.test"], START);
     }
     let (_, lookups) = work(&mut queue, START);
-    queue.resolved(lookups[0].destination, &site("old", &["192.0.2.1:25"], START + MINUTE), START);
+    queue.resolved(lookups[0].asking, &site("old", &["192.0.2.1:25"], START + MINUTE), START);
     let mut now = START;
     loop {
         let (attempts, lookups) = work(&mut queue, now);
@@ -177,7 +177,7 @@ fn mail_of_a_domain_whose_mx_set_changed_goes_to_the_new_site_even_when_the_old_
         }
         if let Some(lookup) = lookups.first() {
             assert_eq!(now, START + MINUTE, "when the answer is old");
-            queue.resolved(lookup.destination, &site("new", &["192.0.2.2:25"], now + MINUTE), now);
+            queue.resolved(lookup.asking, &site("new", &["192.0.2.2:25"], now + MINUTE), now);
             break;
         }
         now = queue.next_due(now).unwrap();
@@ -202,7 +202,7 @@ fn an_old_answer_is_asked_for_again_before_the_next_attempt_and_not_before() {
     let mut queue = queue();
     enqueue(&mut queue, 1, 5, &["a@one.test"], START);
     let (_, lookups) = work(&mut queue, START);
-    queue.resolved(lookups[0].destination, &site("s", &["192.0.2.1:25"], START + MINUTE), START);
+    queue.resolved(lookups[0].asking, &site("s", &["192.0.2.1:25"], START + MINUTE), START);
     let (mut attempts, _) = work(&mut queue, START);
     let settled = queue.settle(attempts.pop().unwrap(), &[(0, Outcome::Deferred { reply: b"450 busy" })], START, &mut Vec::new());
     assert_eq!(settled, Settled::Outcome);
@@ -219,7 +219,7 @@ fn an_old_answer_is_asked_for_again_before_the_next_attempt_and_not_before() {
         now = queue.next_due(now).unwrap();
     };
     assert!(now >= START + 4 * MINUTE, "mail that waits for its time asks nobody");
-    queue.resolved(lookups[0].destination, &site("s", &["192.0.2.1:25"], now + MINUTE), now);
+    queue.resolved(lookups[0].asking, &site("s", &["192.0.2.1:25"], now + MINUTE), now);
     assert_eq!(work(&mut queue, now).0.len(), 1);
 }
 
@@ -245,7 +245,7 @@ fn without_an_answer_one_attempt_tells_so_and_the_question_comes_again_after_a_b
         }
         for lookup in lookups {
             questions.push(now);
-            queue.resolved(lookup.destination, &Resolution::Unanswered { reason: "MX of broken.test: SERVFAIL".into(), turns: 0 }, now);
+            queue.resolved(lookup.asking, &Resolution::Unanswered { reason: "MX of broken.test: SERVFAIL".into(), turns: 0 }, now);
         }
         now = queue.next_due(now).unwrap().max(now + 1);
     }
@@ -260,8 +260,8 @@ fn hosts_that_stay_keep_what_is_known_of_them_and_a_late_word_about_one_that_lef
     let mut queue = queue();
     enqueue(&mut queue, 1, 5, &["a@one.test"], START);
     let (_, lookups) = work(&mut queue, START);
-    let destination = lookups[0].destination;
-    queue.resolved(destination, &site("s", &["192.0.2.1:25", "192.0.2.2:25"], START + MINUTE), START);
+    let asking = lookups[0].asking;
+    queue.resolved(asking, &site("s", &["192.0.2.1:25", "192.0.2.2:25"], START + MINUTE), START);
     let (attempts, _) = work(&mut queue, START);
     let acting = attempts[0].destination();
     let mut tried = HostsTried::default();
@@ -269,7 +269,7 @@ fn hosts_that_stay_keep_what_is_known_of_them_and_a_late_word_about_one_that_lef
     let name = |queue: &Queue, host| queue.host_address(acting, host).map(|hop| hop.name.clone());
     let (left, stays) = (name(&queue, first).unwrap(), name(&queue, second).unwrap());
     queue.host_failed(acting, second, "connect: refused", START);
-    queue.resolved(destination, &site("s", &[&stays, "192.0.2.3:25"], START + MINUTE), START);
+    queue.resolved(asking, &site("s", &[&stays, "192.0.2.3:25"], START + MINUTE), START);
     assert_ne!(left, "192.0.2.3:25");
     assert_eq!((name(&queue, first), name(&queue, second)), (None, Some(stays.clone())));
     queue.host_reached(acting, first, START);
@@ -290,7 +290,7 @@ fn destinations_without_mail_are_dropped_and_their_ids_never_mean_another() {
         let domain = format!("d{sequence}.test");
         enqueue(&mut queue, sequence, 5, &[&format!("a@{domain}")], now);
         let (_, lookups) = work(&mut queue, now);
-        queue.resolved(lookups[0].destination, &site(&domain, &["192.0.2.1:25"], now + MINUTE), now);
+        queue.resolved(lookups[0].asking, &site(&domain, &["192.0.2.1:25"], now + MINUTE), now);
         let (mut attempts, _) = work(&mut queue, now);
         ids.push(attempts[0].destination());
         deliver(&mut queue, attempts.pop().unwrap(), now);

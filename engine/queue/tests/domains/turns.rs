@@ -47,7 +47,7 @@ fn where_no_host_of_many_answers_others_are_asked_for_after_a_back_off() {
         }
         for lookup in lookups {
             turns.push((turn_of(&lookup), now - START));
-            queue.resolved(lookup.destination, &part_of_site(turn_of(&lookup), now + 600 * MINUTE), now);
+            queue.resolved(lookup.asking, &part_of_site(turn_of(&lookup), now + 600 * MINUTE), now);
         }
         now = if delivered { now } else { queue.next_due(now).unwrap().max(now + 1) };
         assert!(now < START + 10 * MINUTE, "{turns:?}");
@@ -59,7 +59,7 @@ fn where_no_host_of_many_answers_others_are_asked_for_after_a_back_off() {
     enqueue(&mut queue, 2, 5, &["a@two.test"], now);
     let (_, lookups) = work(&mut queue, now);
     assert_eq!(turn_of(&lookups[0]), 0, "nothing is known of it");
-    queue.resolved(lookups[0].destination, &part_of_site(0, now + 1000), now);
+    queue.resolved(lookups[0].asking, &part_of_site(0, now + 1000), now);
     let (attempts, _) = work(&mut queue, now);
     let hosts: Vec<_> = queue.hosts(attempts[0].destination()).map(|host| host.name.as_str()).collect();
     assert_eq!(hosts, ["192.0.2.1:25", "192.0.2.4:25"]);
@@ -88,7 +88,7 @@ fn where_no_host_of_those_asked_for_has_an_address_the_next_question_is_about_ot
             now = queue.next_due(now).unwrap().max(now + 1);
         };
         turns.push(turn_of(&lookup));
-        queue.resolved(lookup.destination, &Resolution::Unanswered { reason: "none".into(), turns: in_vain }, now);
+        queue.resolved(lookup.asking, &Resolution::Unanswered { reason: "none".into(), turns: in_vain }, now);
     }
     // Seven times eight hosts, and the best eight, are sixty-four; the next time there was time for half of those.
     assert_eq!(turns, [0, 0, 7, 10]);

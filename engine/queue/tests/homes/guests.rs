@@ -42,7 +42,7 @@ fn guest_for(domain: &str, shard: u16, hosts: Vec<NextHop>) -> Guest {
             Some(Work::Resolve(lookup)) => {
                 let (key, hosts) = (key.clone(), hosts.clone());
                 owner.resolved(
-                    lookup.destination,
+                    lookup.asking,
                     &Resolution::Site { key, name: "mx.test".into(), hosts, is_whole: true, until: START + 60_000 },
                     START,
                 );
@@ -110,7 +110,7 @@ fn next_of(owner: &mut Queue, turns: &mut Vec<u16>, now: u64) -> Option<Dispatch
             Work::Resolve(lookup) => {
                 let Question::Mx { turn, .. } = lookup.question else { panic!("it is by MX") };
                 turns.push(turn);
-                owner.resolved(lookup.destination, &part_of_site(turn, now), now);
+                owner.resolved(lookup.asking, &part_of_site(turn, now), now);
             }
             Work::Attempt(dispatch) => return Some(dispatch),
             other => panic!("{other:?}"),

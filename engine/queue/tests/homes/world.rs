@@ -157,7 +157,7 @@ impl World {
                 let hosts = vec![hop(number)];
                 let until = self.now + 5000;
                 let answer = Resolution::Site { key: format!("site of {domain}"), name: domain.clone(), hosts, is_whole: true, until };
-                self.shards[at].queue.resolved(lookup.destination, &answer, self.now);
+                self.shards[at].queue.resolved(lookup.asking, &answer, self.now);
                 return true;
             }
             other => panic!("{other:?}"),

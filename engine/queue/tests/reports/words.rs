@@ -172,7 +172,7 @@ fn mail_that_expires_without_an_attempt_says_what_it_waited_for() {
         match work {
             Work::Resolve(lookup) => {
                 let none = Resolution::Unanswered { reason: "MX of dns.test: SERVFAIL".into(), turns: 0 };
-                queue.resolved(lookup.destination, &none, START);
+                queue.resolved(lookup.asking, &none, START);
             }
             Work::Attempt(dispatch) => assert_eq!(queue.unreachable(dispatch, START, &mut Vec::new()), Settled::Outcome),
             other => panic!("{other:?}"),
