@@ -62,6 +62,19 @@ impl DestinationSummary {
 
     /// Adds what another shard says of the same destination.
     pub fn add(&mut self, other: DestinationSummary) {
+        let badness = |breaker: &str| ["closed", "half-open", "open"].iter().position(|word| *word == breaker);
+        let is_worse = badness(&other.breaker) > badness(&self.breaker);
+        let explains_more = match (self.ready > 0, other.ready > 0) {
+            (false, true) => true,
+            (true, false) => false,
+            _ => is_worse,
+        };
+        if is_worse {
+            self.breaker = other.breaker;
+        }
+        if explains_more {
+            self.wait = other.wait;
+        }
         self.messages += other.messages;
         self.recipients += other.recipients;
         self.ready += other.ready;
@@ -74,10 +87,6 @@ impl DestinationSummary {
         self.window += other.window;
         self.paused |= other.paused;
         self.paused_by = self.paused_by.take().or(other.paused_by);
-        let badness = |breaker: &str| ["closed", "half-open", "open"].iter().position(|word| *word == breaker);
-        if badness(&other.breaker) > badness(&self.breaker) || other.ready > 0 && self.ready == other.ready {
-            (self.breaker, self.wait) = (other.breaker, other.wait);
-        }
         if other.oldest_ms.is_some() && (self.oldest_ms.is_none() || other.oldest_ms < self.oldest_ms) {
             (self.oldest_ms, self.oldest) = (other.oldest_ms, other.oldest);
         }
@@ -86,6 +95,36 @@ impl DestinationSummary {
         }
         if other.last_reply.is_some() && (self.last_reply.is_none() || other.last_reply_ms > self.last_reply_ms) {
             (self.last_reply_ms, self.last_reply) = (other.last_reply_ms, other.last_reply);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shard(ready: u64, breaker: &str, wait: &str) -> DestinationSummary {
+        DestinationSummary { ready, breaker: breaker.into(), wait: wait.into(), ..DestinationSummary::default() }
+    }
+
+    /// A shard without ready mail whose breaker was open was passed over for the next one with some.
+    #[test]
+    fn the_breaker_is_the_worst_and_the_wait_is_that_of_ready_mail() {
+        let closed = || shard(1, "closed", "window");
+        let open = |ready| shard(ready, "open", "breaker-open");
+        for (shards, breaker, wait) in [
+            ([open(0), closed()], "open", "window"),
+            ([closed(), open(0)], "open", "window"),
+            ([closed(), open(3)], "open", "breaker-open"),
+            ([open(3), closed()], "open", "breaker-open"),
+            ([shard(0, "half-open", "probing"), shard(0, "closed", "turn")], "half-open", "probing"),
+            ([shard(0, "closed", "turn"), shard(0, "half-open", "probing")], "half-open", "probing"),
+            ([shard(0, "closed", "turn"), closed()], "closed", "window"),
+        ] {
+            let ready = shards.iter().map(|shard| shard.ready).sum();
+            let [mut sum, other] = shards;
+            sum.add(other);
+            assert_eq!((&*sum.breaker, &*sum.wait, sum.ready), (breaker, wait, ready));
         }
     }
 }
