@@ -157,6 +157,11 @@ impl Destination {
         matches!(self.via, Via::Hold)
     }
 
+    /// Its route has become one whose mail has destinations of its own: what is here goes there when it is looked at.
+    fn is_left(&self) -> bool {
+        matches!((&self.role, &self.via), (Role::Route, Via::Mx { .. } | Via::Named { .. }))
+    }
+
     /// Attempts at a time that are allowed just now, whatever the rate.
     #[inline]
     pub(crate) fn window(&self, now: u64) -> u32 {
@@ -172,6 +177,9 @@ impl Destination {
 
     /// As [`Destination::window`], for one that is away, has no hosts or is not well.
     fn window_of_few(&self, now: u64) -> u32 {
+        if self.is_left() {
+            return 0;
+        }
         if let Some(away) = &self.away {
             return if away.asleep_until(now).is_some() { 0 } else { away.credits_of_all() };
         }
@@ -270,6 +278,9 @@ impl Destination {
         }
         if self.paused {
             return Wait::Paused;
+        }
+        if self.is_left() {
+            return Wait::Turn;
         }
         if let Some(away) = &self.away {
             return away.wait(now);

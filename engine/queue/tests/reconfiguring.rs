@@ -399,3 +399,24 @@ fn an_answer_to_what_was_asked_before_a_reload_is_none() {
         assert_eq!(queue.abandon(dispatch, START), Settled::Nothing);
     }
 }
+
+/// Mail of a route that became one by mx, or by names, was tried at no host before it was looked at: each message had an attempt at which no host
+/// answered, on which its back-off counts.
+#[test]
+fn mail_of_a_route_whose_hosts_are_to_be_asked_for_is_not_attempted_before_it_follows() {
+    for via in [Via::Mx { port: 25 }, Via::Named { hosts: vec![named("new.test")] }] {
+        for before in [smarthost(25), Via::Discard, Via::Hold] {
+            let mut queue = queue(vec![route("*", before)]);
+            let key = enqueue(&mut queue, 1, &["b@y.test"]);
+            queue.set_routes(vec![route("*", via.clone())], START).unwrap();
+            assert!(queue.poll(START, &mut Vec::new()).is_none(), "it is not to be tried where it is");
+            assert_eq!((state(&queue, key), queue.next_due(START).is_some_and(|at| at <= START)), (State::Ready, false));
+            assert!(queue.follow_routes(key, START).moves);
+            let asked = lookup(&mut queue);
+            queue.resolved(asked.asking, &is_at("192.0.2.2:25"), START);
+            let Some(Work::Attempt(dispatch)) = queue.poll(START, &mut Vec::new()) else { panic!("its hosts are known") };
+            assert_eq!(dispatch.attempt(), 1);
+            assert_eq!(queue.abandon(dispatch, START), Settled::Nothing);
+        }
+    }
+}
