@@ -16,7 +16,7 @@ use crate::{
     content::MessageContent,
     envelope_times::deliver_by_left,
     file_threads::NotRun,
-    maildir::{Deposit, Deposited, Mailbox, Missing, refusal},
+    maildir::{Deposit, Deposited, Mailbox, Missing, NAME_BYTES_MAX, SIZE_BYTES_MAX, refusal},
     maildir_path::{base_of, maildir_of},
     shard::Shard,
     stored_envelope::RecordError,
@@ -171,10 +171,51 @@ async fn deposit(
 fn file_name(id: QueueId, recipient: u16, accepted_at_ms: u64, hostname: &str) -> String {
     // Neither can be in a host name; the convention asks for it all the same.
     let host = hostname.replace('/', "\\057").replace(':', "\\072");
-    format!("{}.Q{id}R{recipient}.{host}", accepted_at_ms / 1000)
+    let mut name = format!("{}.Q{id}R{recipient}.", accepted_at_ms / 1000);
+    let room = NAME_BYTES_MAX - SIZE_BYTES_MAX - name.len();
+    if host.len() <= room {
+        name.push_str(&host);
+    } else {
+        // Hosts whose names begin alike may deliver into the same maildirs, and number their mail alike.
+        let sum = format!("-{:08x}", crc32c::crc32c(host.as_bytes()));
+        name.push_str(&host[..host.floor_char_boundary(room - sum.len())]);
+        name.push_str(&sum);
+    }
+    name
 }
 
 /// What final delivery adds in front (RFC 5321 4.4).
 fn head(sender: &[u8], recipient: &[u8]) -> Vec<u8> {
     [b"Return-Path: <", sender, b">\r\nDelivered-To: ", recipient, b"\r\n"].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: QueueId = QueueId { boot: u32::MAX, shard: 1023, sequence: u64::MAX >> 24 };
+
+    /// Each message for a maildir failed for good where the name of the host was so long that its file could have no name.
+    #[test]
+    fn a_message_has_a_file_also_where_the_hosts_name_is_as_long_as_one_can_be() {
+        let long = |last: &str| format!("{}.{last}", vec!["n".repeat(61); 4].join("."));
+        assert!(long("ab").len() <= 255 && long("ab").len() >= 250);
+        let name = |hostname: &str| file_name(ID, u16::MAX, u64::MAX, hostname);
+        let folder = tempfile::tempdir().unwrap();
+        for hostname in ["mx1.example.org", &long("ab"), &long("ac")] {
+            let mailbox = Mailbox {
+                folder: folder.path().join("b"),
+                name: name(hostname),
+                head: Vec::new(),
+                is_repeated: true,
+                missing: Missing::Make,
+            };
+            assert!(name(hostname).len() + SIZE_BYTES_MAX <= NAME_BYTES_MAX);
+            let mut deposit = Deposit::begin(vec![mailbox], true);
+            deposit.write(b"x\r\n");
+            assert!(matches!(deposit.finish()[..], [Deposited::Written]), "no other host's is taken for it: {hostname}");
+        }
+        assert!(name("mx1.example.org").ends_with(".mx1.example.org") && name("a/b:c").ends_with(".a\\057b\\072c"));
+        assert_eq!(name(&long("ab")), name(&long("ab")));
+    }
 }

@@ -2,20 +2,26 @@
 //! [`crate::file_threads`].
 //!
 //! The name of a file is made of the queue id and the number of the recipient, so that a delivery whose outcome was lost in a crash is
-//! found again: `<accepted, unix s>.Q<queue id>R<recipient>.<host>,S=<bytes>`. Lines end with LF, as maildirs have them; content without
+//! found again: `<accepted, unix s>.Q<queue id>R<recipient>.<host>,S=<bytes>`, at most [`NAME_BYTES_MAX`]. Lines end with LF, as maildirs have them; content without
 //! lines (BINARYMIME) is kept as it is.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use memchr::memchr;
 use tracing::warn;
 
 use crate::folder::{LinkToNothing, explained, has_anything_above, link_to_nothing, make_folder, sync_folder};
+
+/// Longest name of a file, in octets: Linux's `NAME_MAX`. Some file systems take less.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// What the size takes of that at most.
+pub const SIZE_BYTES_MAX: usize = ",S=18446744073709551615".len();
 
 /// Mailboxes are their owner's.
 const FILE_MODE: u32 = 0o600;
@@ -25,7 +31,7 @@ const FILE_MODE: u32 = 0o600;
 pub struct Mailbox {
     /// The maildir.
     pub folder: PathBuf,
-    /// The file's name without its size; no `/` and no `:`.
+    /// The file's name without its size, which has room in [`NAME_BYTES_MAX`]; no `/` and no `:`.
     pub name: String,
     /// Lines in front of the content, with CRLF.
     pub head: Vec<u8>,
@@ -61,6 +67,11 @@ struct NoMailbox {
 #[derive(Debug, thiserror::Error)]
 #[error("too few inodes are left for a new mailbox")]
 struct FewInodes;
+
+/// The maildir is there, and its file system takes no name that is as long as that of the file: that is nothing of the recipient's.
+#[derive(Debug, thiserror::Error)]
+#[error("the file system takes no file names of {0} octets")]
+struct FileNameTooLong(usize);
 
 /// No mailbox is made while less than this part of a file system's inodes is free. One takes four.
 const INODES_KEPT: u64 = 100;
@@ -157,7 +168,7 @@ fn open(mailbox: &Mailbox, has_lines: bool) -> io::Result<Option<(File, u64)>> {
     let path = mailbox.folder.join("tmp").join(&mailbox.name);
     // What is left of a run that ended half-way is written anew; the name is nobody else's.
     let create = || OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).custom_flags(libc::O_NOFOLLOW).open(&path);
-    let mut file = match create() {
+    let mut file = match create().map_err(|error| of_file_name(error, &path)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if !mailbox.folder.is_dir() {
                 may_be_made(mailbox)?;
@@ -166,7 +177,7 @@ fn open(mailbox: &Mailbox, has_lines: bool) -> io::Result<Option<(File, u64)>> {
             for folder in ["cur", "new", "tmp"] {
                 make_folder(&mailbox.folder.join(folder))?;
             }
-            create().map_err(|error| explained(error, &path))?
+            create().map_err(|error| of_file_name(explained(error, &path), &path))?
         }
         opened => opened?,
     };
@@ -178,6 +189,14 @@ fn open(mailbox: &Mailbox, has_lines: bool) -> io::Result<Option<(File, u64)>> {
     }
     file.write_all(&head)?;
     Ok(Some((file, head.len() as u64)))
+}
+
+/// Names that are too long are mostly the recipient's: not where the folder that the file at `path` is to be in is there.
+fn of_file_name(error: io::Error, path: &Path) -> io::Error {
+    match (error.raw_os_error(), path.file_name()) {
+        (Some(libc::ENAMETOOLONG), Some(name)) if path.parent().is_some_and(Path::is_dir) => io::Error::other(FileNameTooLong(name.len())),
+        _ => error,
+    }
 }
 
 /// May a maildir that is not there be made?
@@ -234,9 +253,9 @@ fn settle(file: &File, bytes: u64, mailbox: &Mailbox) -> io::Result<()> {
     match fs::rename(&from, &to) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make_folder(&new)?;
-            fs::rename(&from, &to).map_err(|error| explained(error, &to))?;
+            fs::rename(&from, &to).map_err(|error| of_file_name(explained(error, &to), &to))?;
         }
-        renamed => renamed?,
+        renamed => renamed.map_err(|error| of_file_name(error, &to))?,
     }
     sync_folder(&new)
 }
@@ -284,6 +303,9 @@ pub fn refusal(error: &io::Error) -> String {
         None if error.get_ref().is_some_and(|cause| cause.is::<LinkToNothing>()) => {
             "451 4.3.0 writing the mailbox: a folder on its path is a symbolic link to nothing".to_owned()
         }
+        None if error.get_ref().is_some_and(|cause| cause.is::<FileNameTooLong>()) => {
+            "451 4.3.0 writing the mailbox: its file system takes no names as long as those of the files".to_owned()
+        }
         None if error.get_ref().is_some_and(|cause| cause.is::<FewInodes>()) => "452 4.3.1 too little room for a new mailbox".to_owned(),
         _ => format!("451 4.3.0 writing the mailbox: {error}"),
     }
@@ -291,7 +313,7 @@ pub fn refusal(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::PermissionsExt, path::Path};
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -481,6 +503,24 @@ mod tests {
         let to = Mailbox { folder: "/proc/ringpost-test/b".into(), ..mailbox(Path::new("")) };
         let Deposited::Failed(error) = deliver(&to, &[b"x\r\n"], true) else { panic!("no file can be in /proc") };
         assert!(refusal(&error).starts_with("451 4.3.0"), "{error}");
+    }
+
+    /// It was the recipient's fault, for good, also where the name was ours.
+    #[test]
+    fn a_file_name_that_is_too_long_defers_and_a_folders_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let to = mailbox(folder.path());
+        assert!(matches!(deliver(&to, &[b"x\r\n"], true), Deposited::Written));
+        let said = |to: &Mailbox| match deliver(to, &[b"x\r\n"], true) {
+            Deposited::Failed(error) => refusal(&error)[..9].to_owned(),
+            other => panic!("{other:?}"),
+        };
+        // The second fits until its size is behind it.
+        for bytes in [NAME_BYTES_MAX + 1, NAME_BYTES_MAX] {
+            assert_eq!(said(&Mailbox { name: "n".repeat(bytes), ..to.clone() }), "451 4.3.0");
+            assert_eq!(fs::read_dir(to.folder.join("tmp")).unwrap().count(), 0);
+        }
+        assert_eq!(said(&Mailbox { folder: folder.path().join("b".repeat(NAME_BYTES_MAX + 1)), ..to }), "553 5.1.3");
     }
 
     #[test]
