@@ -275,3 +275,22 @@ fn a_log_that_takes_nothing_stops_no_mail() {
     node.signal(Signal::TERM);
     assert!(node.wait().success());
 }
+
+/// They came out of a table in no order, all as if they had just come: old mail had to wait behind newer.
+#[test]
+fn mail_of_an_earlier_run_goes_in_the_order_in_which_it_came() {
+    let hop = NextHop::start();
+    let mut node = Node::start(&Setup { retries: "[delivery]\nconnections_max = 1\nwindow_initial = 1\n", ..Setup::to(hop.address) });
+    assert!(node.ask(&["queue", "pause", "--all"]).status.success());
+    let mut client = Client::greeted(node.address);
+    let subjects: Vec<String> = (0..50).map(|number| format!("Subject: {number}\r\n")).collect();
+    subjects.iter().for_each(|subject| drop(client.deliver("b@y.test", &format!("{subject}\r\nx"))));
+    node.kill();
+    node.restart();
+    node.wait_for_queue(|queue| queue.len() == subjects.len());
+    assert!(node.ask(&["queue", "resume", "--all"]).status.success());
+    let messages = hop.wait_for(subjects.len());
+    for (message, subject) in messages.iter().zip(&subjects) {
+        assert!(message.text().contains(subject.as_str()), "{subject} is at another place");
+    }
+}
