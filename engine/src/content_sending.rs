@@ -103,11 +103,17 @@ impl Outbound<'_> {
         Disconnect::Abandoned
     }
 
-    /// Waits until the socket has taken what was queued, for at most the time of a block, or until the peer says something.
+    /// Waits until the socket has taken what was queued, for at most the time of a block, or that of a drain, or until the peer says something.
     async fn flush(&mut self) -> Result<Option<Received>, Disconnect> {
-        self.deadline.set(self.shard.before_drain_ends(self.shard.ring.now() + self.client.timeout()));
-        let (conn, deadline) = (&self.conn, &self.deadline);
+        let due = self.shard.ring.now() + self.client.timeout();
+        self.deadline.set(self.shard.before_drain_ends(due));
+        let shard = self.shard;
+        let (conn, deadline, life) = (&self.conn, &self.deadline, &mut self.life);
         poll_fn(|cx| {
+            life.get_or_insert_with(|| shard.remember_waiter(cx.waker().clone()));
+            if shard.is_ending() {
+                deadline.set(shard.before_drain_ends(due));
+            }
             // A peer that has answered may have stopped reading: its word comes first.
             match conn.poll_read(cx) {
                 Poll::Ready(Ok(Some(bytes))) => return Poll::Ready(Ok(Some(bytes))),
@@ -117,6 +123,8 @@ impl Outbound<'_> {
             }
             match conn.poll_flush(cx) {
                 Poll::Ready(result) => Poll::Ready(result.map(|()| None).map_err(|_| Disconnect::Lost)),
+                // The drain's time is over and not the host's.
+                Poll::Pending if deadline.poll_expired(cx).is_ready() && shard.ring.now() < due => Poll::Ready(Err(Disconnect::Abandoned)),
                 Poll::Pending => deadline.poll_expired(cx).map(|()| Err(Disconnect::TimedOut)),
             }
         })

@@ -82,7 +82,7 @@ pub(crate) struct Outbound<'s> {
     is_used_up: bool,
     pub(crate) deadline: Deadline,
     /// Registered with the shard's life, to notice a drain.
-    life: Option<usize>,
+    pub(crate) life: Option<usize>,
     pub(crate) out: Vec<u8>,
     attempts: [Option<Attempt>; TRANSACTIONS],
     /// Waits for the connection to be greeted, or for a test to be answered; a command may take it back until then, see [`COMMANDS_EVERY`].

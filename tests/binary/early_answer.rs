@@ -51,7 +51,7 @@ fn converse(stream: TcpStream, answer: &str) -> std::io::Result<()> {
     }
 }
 
-fn large() -> String {
+pub(crate) fn large() -> String {
     let line = "0123456789012345678901234567890123456789012345678901234567890123456789\r\n";
     format!("Subject: large\r\n\r\n{}", line.repeat(LINES))
 }

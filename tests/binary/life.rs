@@ -1,11 +1,14 @@
 //! Start, drain, sudden end and start again.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::client::Client;
+use crate::early_answer::large;
 use crate::next_hop::NextHop;
 use crate::node::{Node, PATIENCE, Setup};
 use crate::shards::on_one_core;
@@ -274,6 +277,29 @@ fn a_log_that_takes_nothing_stops_no_mail() {
     hop.wait_for(1);
     node.signal(Signal::TERM);
     assert!(node.wait().success());
+}
+
+/// The deadline of a send was reckoned when it began: a next hop that stopped reading before the drain did kept it for three seconds beyond its time, and
+/// the attempt was recorded nowhere.
+#[test]
+fn a_drain_ends_in_time_though_a_next_hop_has_stopped_reading_content() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut node = Node::start(&Setup::to(listener.local_addr().unwrap()));
+    Client::greeted(node.address).deliver("b@y.test", &large());
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    for reply in ["220 hop.test ESMTP", "250 hop.test", "250 2.1.0 Ok", "250 2.1.5 Ok", "354 Go on"] {
+        stream.write_all(format!("{reply}\r\n").as_bytes()).unwrap();
+        // Each of its commands, and the first line of the content.
+        reader.read_line(&mut String::new()).unwrap();
+    }
+    let began = Instant::now();
+    node.signal(Signal::TERM);
+    assert!(node.wait().success(), "{}", node.log());
+    assert!(began.elapsed() < Duration::from_secs(22), "{:?}", began.elapsed());
+    let log = node.wait_for_mail_log("outcome=deferred");
+    assert!(log.contains("reply=\"451 4.3.0 the attempt was given up"), "{log}");
 }
 
 /// They came out of a table in no order, all as if they had just come: old mail had to wait behind newer.
