@@ -175,7 +175,8 @@ impl HandOverView {
             )),
             None => Err(format!(
                 "{leader} was asked to let another lead, and nobody took over: nobody leads now. No node that is there stands: a master has to run, be healthy, \
-                 and reach Valkey; mail goes on without a leader"
+                 and reach Valkey; or who stood was not elected, since fewer than cluster.replicas_required replicas have its lease. Mail goes on without a \
+                 leader"
             )),
         }
     }

@@ -22,7 +22,11 @@ use ringpost_cluster::{
     work_item::ItemKey,
 };
 use ringpost_valkey_server::{Durability, Server};
-use tokio::task::JoinHandle;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    task::JoinHandle,
+};
 
 pub const KEY: &[u8] = b"the key that all nodes of one cluster have";
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -154,6 +158,18 @@ impl Rig {
 
     pub fn copy(&self, from: &str, to: &str) {
         self.run(redis::cmd("COPY").arg(from).arg(to).arg("REPLACE"));
+    }
+
+    /// Returns once somebody, and no script, has read who has the lease: that is answered before whatever is asked from now on.
+    pub async fn looks_for_leader(&self) {
+        let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", self.server.port())).await.unwrap());
+        stream.write_all(b"MONITOR\r\n").await.unwrap();
+        let look = format!("\"GET\" \"{}\"", keyspace().leader());
+        let mut seen = String::new();
+        while !seen.contains(&look) || seen.contains("lua]") {
+            seen.clear();
+            assert!(stream.read_line(&mut seen).await.unwrap() > 0, "Valkey has ended");
+        }
     }
 }
 
