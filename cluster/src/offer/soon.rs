@@ -31,13 +31,17 @@ impl Soon {
         self.order.is_empty()
     }
 
-    /// The next, so many at most; what is heard of them from now on has them asked for again.
+    /// The next; what is heard of it from now on has it asked for again.
+    pub(super) fn pop(&mut self) -> Option<String> {
+        let id = self.order.pop_front()?;
+        self.waiting.remove(&id);
+        Some((*id).to_owned())
+    }
+
+    /// The next, so many at most.
     pub(super) fn take(&mut self, count: usize) -> Option<Vec<String>> {
-        let ids: Vec<Arc<str>> = self.order.drain(..count.min(self.order.len())).collect();
-        for id in &ids {
-            self.waiting.remove(id);
-        }
-        (!ids.is_empty()).then(|| ids.iter().map(|id| (**id).to_owned()).collect())
+        let ids: Vec<String> = std::iter::from_fn(|| self.pop()).take(count).collect();
+        (!ids.is_empty()).then_some(ids)
     }
 }
 
