@@ -73,7 +73,8 @@ pub enum QueueCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// Lease items; whoever does so completes, fails or extends each in time. Exit 1 if there are none.
+    /// Lease items; whoever does so completes, fails or extends each in time. Exit 1 if there are none,
+    /// or none that this node can read.
     Lease {
         /// At most so many, 128 in one call
         #[arg(long, default_value_t = 1, value_parser = lease_count)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ringpost_cluster::{
-    item_queue::{ItemQueue, Work, WorkItem},
+    item_queue::{ItemQueue, Unread, Work, WorkItem},
     work_queue::{Completed, Enqueued, Failed, IDS_PER_CALL, QueueError, WorkQueue},
 };
 use serde_json::{Value, json};
@@ -34,8 +34,27 @@ pub async fn answer(
         QueueCall::Dead { limit } => dead(&queue, limit).await.map_err(failed),
         QueueCall::Requeue { ids } => each_partition(&queue, &ids, true).await.map_err(failed),
         QueueCall::Purge { ids } => each_partition(&queue, &ids, false).await.map_err(failed),
+        QueueCall::Lease { count, lease_ms } => {
+            let (count, lease) = (count.min(IDS_PER_CALL), Duration::from_millis(lease_ms));
+            let (leased, unread) = ItemQueue::new(queue).dequeue_and_unread(count, lease).await.map_err(failed)?;
+            // Of those that come with others the log says so.
+            if leased.is_empty() && !unread.is_empty() {
+                return Err(unreadable(&unread).into());
+            }
+            Ok(leased.iter().map(item).collect())
+        }
         call => items(&ItemQueue::new(queue), call).await.map_err(failed),
     }
+}
+
+/// What whoever leases is told, who would else take the queue for empty.
+fn unreadable(unread: &[Unread]) -> String {
+    let kinds: Vec<String> = unread.iter().map(|Unread { reason, count }| format!("{count}: {reason}")).collect();
+    format!(
+        "the items that were leased cannot be read on this node, and were given back as a failure ({}); all nodes need one cluster.key_file, and one \
+         version of this program",
+        kinds.join("; ")
+    )
 }
 
 async fn items(queue: &ItemQueue, call: QueueCall) -> Result<Vec<Value>, QueueError> {
@@ -45,7 +64,6 @@ async fn items(queue: &ItemQueue, call: QueueCall) -> Result<Vec<Value>, QueueEr
             let work = Work { priority, max_attempts, delay: ms(delay_ms), expires_in: ms(expires_in_ms), ..Work::new(id.clone(), data) };
             word(&id, enqueued(queue.enqueue(&[work]).await?[0]))
         }
-        QueueCall::Lease { count, lease_ms } => Ok(queue.dequeue(count.min(IDS_PER_CALL), ms(lease_ms)).await?.iter().map(item).collect()),
         QueueCall::Complete { id, token, result } => word(&id, completed(queue.complete_by(&id, &token, &result).await?)),
         QueueCall::Fail { id, token, retry, delay_ms, reason } => {
             word(&id, ended(queue.fail_by(&id, &token, retry, ms(delay_ms), &reason).await?))
@@ -54,8 +72,8 @@ async fn items(queue: &ItemQueue, call: QueueCall) -> Result<Vec<Value>, QueueEr
             word(&id, if queue.extend_lease(&id, &token, ms(lease_ms)).await? { "extended" } else { "stale" })
         }
         QueueCall::Recover {} => Ok(vec![json!({ "count": queue.recover_expired_leases().await? })]),
-        QueueCall::Stats {} | QueueCall::Dead { .. } | QueueCall::Requeue { .. } | QueueCall::Purge { .. } => {
-            unreachable!("these are about no item")
+        QueueCall::Stats {} | QueueCall::Dead { .. } | QueueCall::Requeue { .. } | QueueCall::Purge { .. } | QueueCall::Lease { .. } => {
+            unreachable!("they have ways of their own")
         }
     }
 }

@@ -5,9 +5,12 @@
 
 use std::{
     collections::BTreeMap,
+    mem::discriminant,
     sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
+
+use tracing::warn;
 
 use crate::{
     identity::NodeId,
@@ -77,6 +80,24 @@ pub struct WorkItem {
     pub lease_expiry: u64,
     /// What complete, fail and extend have to present.
     pub token: String,
+}
+
+/// Items of one lease that this process cannot read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unread {
+    /// Why; of several of one kind the first.
+    pub reason: ItemError,
+    /// How many of that kind.
+    pub count: u64,
+}
+
+impl Unread {
+    fn count(kinds: &mut Vec<Unread>, reason: &ItemError) {
+        match kinds.iter_mut().find(|kind| discriminant(&kind.reason) == discriminant(reason)) {
+            Some(kind) => kind.count += 1,
+            None => kinds.push(Unread { reason: reason.clone(), count: 1 }),
+        }
+    }
 }
 
 /// A queue of work of one kind. Cheap to clone are its parts, not it: make one a task, or share it.
@@ -170,27 +191,53 @@ impl ItemQueue {
         }
     }
 
-    /// Leases up to `count` items for so long (five minutes at most; extend it), fewer where they are large ([`DEQUEUE_BYTES_MAX`]). What nobody can
-    /// read is given back as a failure and left out.
+    /// Leases up to `count` items for so long (five minutes at most; extend it), fewer where they are large ([`DEQUEUE_BYTES_MAX`]). What this process
+    /// cannot read is given back as a failure and left out; a warning says so.
     /// After an error what was leased before comes back when its time is over.
     pub async fn dequeue(&self, count: usize, lease: Duration) -> Result<Vec<WorkItem>, QueueError> {
+        self.dequeue_and_unread(count, lease).await.map(|(items, _)| items)
+    }
+
+    /// The same, with what was left out: who has another key than the owners gets nothing else, and would take the queue for empty.
+    pub async fn dequeue_and_unread(&self, count: usize, lease: Duration) -> Result<(Vec<WorkItem>, Vec<Unread>), QueueError> {
+        let (mut items, mut unread) = (Vec::new(), Vec::new());
+        let ended = self.lease_in_turn(count, lease, &mut items, &mut unread).await;
+        for Unread { reason, count } in &unread {
+            warn!(queue = self.queue.name(), %reason, count, "items of the queue that were leased cannot be read here: they are given back as a failure");
+        }
+        ended.map(|()| (items, unread))
+    }
+
+    async fn lease_in_turn(
+        &self,
+        count: usize,
+        lease: Duration,
+        items: &mut Vec<WorkItem>,
+        unread: &mut Vec<Unread>,
+    ) -> Result<(), QueueError> {
         let partitions = self.queue.bounds().partitions;
         let first = self.next.fetch_add(1, Ordering::Relaxed) % partitions;
-        let mut items = Vec::new();
         for partition in (first..partitions).chain(0..first) {
             // What is much more than others have comes in several calls.
             while items.len() < count && items.iter().map(|item: &WorkItem| item.data.len()).sum::<usize>() < DEQUEUE_BYTES_MAX {
-                let leased = self.lease(partition, (count - items.len()).min(ITEMS_PER_CALL), lease, &mut items).await?;
+                let leased = self.lease(partition, (count - items.len()).min(ITEMS_PER_CALL), lease, items, unread).await?;
                 if leased < ITEMS_PER_CALL {
                     break;
                 }
             }
         }
-        Ok(items)
+        Ok(())
     }
 
-    /// Returns how many were leased, of which those that can be read are among `items` now.
-    async fn lease(&self, partition: u16, count: usize, lease: Duration, items: &mut Vec<WorkItem>) -> Result<usize, QueueError> {
+    /// Returns how many were leased, of which those that can be read are among `items` now, and the others among `unread`.
+    async fn lease(
+        &self,
+        partition: u16,
+        count: usize,
+        lease: Duration,
+        items: &mut Vec<WorkItem>,
+        unread: &mut Vec<Unread>,
+    ) -> Result<usize, QueueError> {
         // What it is told is what it has.
         let lease_ms = millis(lease).clamp(1, LEASE_MAX_MS);
         let (_, leased) = self.queue.lease(partition, count, lease_ms, lease_ms, WORK_BYTES_MAX).await?;
@@ -210,7 +257,10 @@ impl ItemQueue {
                     lease_expiry: leased_ms.saturating_add(lease_ms),
                     token,
                 }),
-                Err(reason) => drop(self.queue.fail(&id, &token, Retry::Counted(UNREAD_DELAY_MS), &reason.to_string()).await?),
+                Err(reason) => {
+                    Unread::count(unread, &reason);
+                    self.queue.fail(&id, &token, Retry::Counted(UNREAD_DELAY_MS), &reason.to_string()).await?;
+                }
             }
         }
         Ok(leases)

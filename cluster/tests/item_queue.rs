@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ringpost_cluster::{
     identity::Incarnation,
-    item_queue::{DEQUEUE_BYTES_MAX, ItemQueue, WORK_BYTES_MAX, Work},
+    item_queue::{DEQUEUE_BYTES_MAX, ItemQueue, Unread, WORK_BYTES_MAX, Work},
     keyspace::Keyspace,
     script::Scripts,
     target::Target,
@@ -21,10 +21,14 @@ fn queue(server: &Server, node: &str) -> ItemQueue {
 }
 
 fn queue_by(server: &Server, scripts: &'static Scripts, node: &str) -> ItemQueue {
+    queue_with(server, scripts, node, b"k")
+}
+
+fn queue_with(server: &Server, scripts: &'static Scripts, node: &str, key: &[u8]) -> ItemQueue {
     let valkey = Valkey::with_scripts(Target::parse(&server.url(), None, None).unwrap(), scripts, Duration::from_secs(2));
     let bounds = QueueBounds { partitions: 8, capacity: 1000, dead_max: 100 };
     let me = Incarnation::new(node.parse().unwrap(), 7);
-    ItemQueue::new(WorkQueue::new(valkey, Keyspace::new("ringpost:test").unwrap(), "report", bounds, ItemKey::new(b"k"), me).unwrap())
+    ItemQueue::new(WorkQueue::new(valkey, Keyspace::new("ringpost:test").unwrap(), "report", bounds, ItemKey::new(key), me).unwrap())
 }
 
 /// A queue whose owner asks for no outcome, and for which nobody calls `recover`, took nothing more once it had completed as many items as it has places.
@@ -125,6 +129,21 @@ fn work_is_enqueued_leased_and_ended_by_its_id() {
         let mut again: Vec<String> = worker.dequeue(10, LEASE).await.unwrap().into_iter().map(|item| item.id).collect();
         again.sort_unstable();
         assert_eq!(again, ["w10", "w8"]);
+    });
+}
+
+/// A worker with another key got nothing and was told nothing, as of an empty queue.
+#[test]
+fn what_a_worker_with_another_key_has_leased_is_told_with_its_number() {
+    let server = Server::start(Durability::None);
+    let (owner, stranger) = (queue(&server, "n1"), queue_with(&server, Scripts::shipped(), "n2", b"another"));
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let work: Vec<Work> = (0..20).map(|number| Work::new(format!("w{number}"), "x")).collect();
+        owner.enqueue(&work).await.unwrap();
+        let told = stranger.dequeue_and_unread(100, LEASE).await.unwrap();
+        assert_eq!(told, (Vec::new(), vec![Unread { reason: ItemError::NotOurs, count: 20 }]));
+        // All wait for a minute now.
+        assert_eq!(stranger.dequeue_and_unread(100, LEASE).await.unwrap(), (Vec::new(), Vec::new()));
     });
 }
 

@@ -138,6 +138,26 @@ fn work_of_ones_own_goes_through_the_queue_by_command() {
     assert_eq!(rig.nodes[0].cluster(&["queue", "stats", "--json"]).0, 0);
 }
 
+/// Whoever leased on a node with another key was told nothing, with the exit code of an empty queue, and the log had nothing either.
+#[test]
+fn work_that_a_node_with_another_key_leases_is_told_and_logged() {
+    let mut rig = mail_rig(&[ONLY_OFFERS, ONLY_OFFERS]);
+    let key = rig.folder.path().join("another");
+    fs::write(&key, "the secret of another cluster\n").unwrap();
+    rig.nodes[1].set("[cluster]\n", &format!("[cluster]\nkey_file = \"{}\"\n", key.display()));
+    rig.start_node(0);
+    rig.start_node(1);
+    let queue = |node: usize, words: &[&str]| rig.nodes[node].cluster(&[&["queue", "--name", "report"], words].concat());
+    wait_for("Valkey", || (queue(0, &["enqueue", "w1", "the data"]).0 == 0).then_some(()));
+    let (code, output, errors) = wait_for("Valkey", || Some(queue(1, &["lease"])).filter(|(code, ..)| *code != 69));
+    assert!(code == 1 && output.is_empty(), "{code} {output}");
+    assert!(errors.contains("1: the item is not signed with this cluster's key") && errors.contains("cluster.key_file"), "{errors}");
+    wait_for("the log's word", || rig.nodes[1].has_logged("items of the queue that were leased cannot be read here"));
+    // It waits now, and there is nothing else.
+    let (code, _, errors) = queue(1, &["lease"]);
+    assert_eq!((code, errors.as_str()), (1, ""));
+}
+
 /// A name that is none, and a Valkey that is away, ended a command as a queue did that is empty: scripts could tell none from another.
 #[test]
 fn wrong_usage_and_a_valkey_that_is_away_have_exit_codes_of_their_own() {
