@@ -151,9 +151,19 @@ fn rollback_target(current: u64, history: &[ConfigVersion], wanted: Option<u64>)
     while at.hash == now.hash {
         let base = pushed_as(at, history);
         let before = history.iter().filter(|config| config.version < base).max_by_key(|config| config.version);
-        at = before.ok_or("there is no earlier version")?;
+        at = before.ok_or_else(|| nothing_before(current, base))?;
     }
     Ok(at.version)
+}
+
+/// Why there is no text to go back to from `current`, which is that of `base`, and what to do instead.
+fn nothing_before(current: u64, base: u64) -> String {
+    let same = if current == base { String::new() } else { format!(" (that of version {base})") };
+    let why = if base == 1 { "is the first that was pushed" } else { "is the earliest that is kept" };
+    format!(
+        "the text of version {current}{same} {why}: there is none before it to go back to. Push the text that is wanted; one without any section, \
+         as an empty file, gives all of them back to the nodes' own files"
+    )
 }
 
 /// The version that was pushed and whose text `config` is again, through all roll-backs.
@@ -184,11 +194,23 @@ mod tests {
         history.insert(0, version(4, "b", 2));
         assert_eq!(rollback_target(4, &history, None), Ok(1));
         history.insert(0, version(5, "a", 1));
-        assert!(rollback_target(5, &history, None).is_err());
+        let why = rollback_target(5, &history, None).unwrap_err();
+        assert!(why.starts_with("the text of version 5 (that of version 1) is the first that was pushed: "), "{why}");
         assert_eq!(rollback_target(5, &history, Some(3)), Ok(3));
         assert!(rollback_target(5, &history, Some(9)).is_err());
         assert!(rollback_target(0, &[], None).is_err());
     }
+
+    /// "there is no earlier version", and nothing of what could be done.
+    #[test]
+    fn rolling_back_the_first_push_says_that_it_is_the_first_and_what_to_do() {
+        let why = rollback_target(1, &[version(1, "a", 0)], None).unwrap_err();
+        assert!(why.starts_with("the text of version 1 is the first that was pushed: "), "{why}");
+        assert!(why.contains("an empty file"), "{why}");
+        let why = rollback_target(40, &[version(40, "b", 0)], None).unwrap_err();
+        assert!(why.starts_with("the text of version 40 is the earliest that is kept: "), "{why}");
+    }
+
     /// A bad version came back: pushed, rolled back, and taken for the text before the next push.
     #[test]
     fn rolling_back_never_leads_to_what_was_rolled_back() {

@@ -36,6 +36,24 @@ impl Node {
     }
 }
 
+/// "there is no earlier version" was all that was said of a first push, which no roll-back takes back.
+#[test]
+fn a_first_push_is_taken_back_by_an_empty_one_as_the_roll_back_says() {
+    let rig = Rig::start();
+    rig.leader();
+    let (code, _, errors) = push(&rig, "[relay]\nnetworks = []\n");
+    assert_eq!(code, 0, "{errors}");
+    all_run(&rig, 1);
+    assert!(rig.nodes[1].rcpt("c@else.test").starts_with("550 5.7.1"));
+    let (code, output, errors) = answered(&rig.nodes[2], &["config", "rollback"]);
+    assert!(code == 1 && output.is_empty() && errors.contains("version 1 is the first that was pushed"), "{code} {output} {errors}");
+    assert!(errors.contains("an empty file, gives all of them back to the nodes' own files"), "{errors}");
+    let (code, _, errors) = push(&rig, "");
+    assert_eq!(code, 0, "{errors}");
+    all_run(&rig, 2);
+    assert!(rig.nodes[1].rcpt("c@else.test").starts_with("250"), "by its own file");
+}
+
 #[test]
 fn pushed_routes_and_limits_are_taken_over_by_running_nodes() {
     let mut rig = Rig::start();
