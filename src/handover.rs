@@ -325,10 +325,14 @@ impl Driver {
 
     fn look_for(self: &Arc<Self>, partition: u16) {
         let driver = self.clone();
-        tokio::spawn(async move {
-            let answer = driver.node.queue.probe(partition).await;
-            driver.heard(partition, &answer);
-        });
+        tokio::spawn(async move { driver.probe_one(partition).await });
+    }
+
+    /// Whether a partition takes what is written, by one small call: why not, if it does not.
+    async fn probe_one(self: &Arc<Self>, partition: u16) -> Option<QueueError> {
+        let answer = self.node.queue.probe(partition).await;
+        self.heard(partition, &answer);
+        answer.err()
     }
 
     fn is_there(&self, partition: u16) {

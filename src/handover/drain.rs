@@ -222,11 +222,7 @@ impl Driver {
         let mut asked = JoinSet::new();
         for partition in self.partitions() {
             let driver = self.clone();
-            asked.spawn(async move {
-                let answer = driver.node.queue.probe(partition).await;
-                driver.heard(partition, &answer);
-                answer.err().map(|reason| (partition, reason))
-            });
+            asked.spawn(async move { driver.probe_one(partition).await.map(|reason| (partition, reason)) });
         }
         let mut failed: Vec<(u16, QueueError)> = asked.join_all().await.into_iter().flatten().collect();
         failed.sort_unstable_by_key(|(partition, _)| *partition);

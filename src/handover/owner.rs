@@ -109,26 +109,27 @@ impl Driver {
         // What may take long holds no room of what may not.
         let _room = if tries == 0 { self.enqueue_bytes.acquire_many(room).await.ok() } else { None };
         let answer = self.node.queue.enqueue_again(partition, &items, tries).await;
-        if bytes >= MUCH_BYTES
-            && let Err(QueueError::Valkey(error)) = &answer
-            && error.is_unreachable()
-            && !self.node.valkey.is_away()
+        if let Err(reason) = &answer
+            && let Some(ended) = not_carried(reason, Carried { bytes, items: items.len() }, self.node.valkey.is_away())
         {
-            let ended = match error {
-                ValkeyError::Late(deadline) => {
-                    // Where small calls come to nothing, too, it can be more than the line.
-                    if self.offers().is_away(partition).is_none() {
-                        self.node.queue.is_slow_for(&items[0].id, bytes, *deadline);
-                    }
-                    NotCarried::Late { was_alone: items.len() == 1 }
+            // Where small calls come to nothing, too, it can be more than the line.
+            let late = match reason {
+                QueueError::Valkey(ValkeyError::Late(deadline)) if self.offers().is_away(partition).is_none() => {
+                    Some((items[0].id.clone(), *deadline))
                 }
-                // Valkey was ended or restarted, which says nothing of the line.
-                _ => NotCarried::Cut,
+                _ => None,
             };
             let now = BootTime::now();
             items.iter().for_each(|item| self.offers().not_carried(&item.id, ended, now));
             // Whether the partition is there a small call says.
-            return self.look_for(partition);
+            let driver = self.clone();
+            tokio::spawn(async move {
+                let is_there = driver.probe_one(partition).await.is_none_or(|reason| !is_outage(&reason));
+                if let Some((item, deadline)) = late.filter(|_| is_slow(is_there, tries)) {
+                    driver.node.queue.is_slow_for(&item, bytes, deadline);
+                }
+            });
+            return;
         }
         self.heard(partition, &answer);
         match answer {
@@ -329,5 +330,84 @@ impl Driver {
         let answer = self.node.queue.settled(partition, &names).await;
         self.noticed(partition, &answer);
         ids.iter().for_each(|id| self.offers().forgotten(id, answer.is_ok(), BootTime::now()));
+    }
+}
+
+/// What a call brings into the queue.
+#[derive(Clone, Copy)]
+struct Carried {
+    bytes: usize,
+    items: usize,
+}
+
+/// How an enqueue came to nothing that says nothing of Valkey, but perhaps something of the line; `None`: it carried little, or was answered, or Valkey
+/// `is_away` by what other calls came to.
+fn not_carried(reason: &QueueError, Carried { bytes, items }: Carried, is_away: bool) -> Option<NotCarried> {
+    match reason {
+        QueueError::Valkey(error) if bytes >= MUCH_BYTES && !is_away && error.is_unreachable() => Some(match error {
+            ValkeyError::Late(_) => NotCarried::Late { was_alone: items == 1 },
+            // Valkey was ended or restarted, which says nothing of the line.
+            _ => NotCarried::Cut,
+        }),
+        QueueError::Valkey(_) | QueueError::Item(_) => None,
+    }
+}
+
+/// Whether it is the line that a call was late for, by the small call after it; where that came to nothing too, it may be Valkey that hangs, unless the same
+/// has come to nothing before.
+fn is_slow(is_there: bool, tries: u32) -> bool {
+    is_there || tries > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use ringpost_cluster::work_item::ItemError;
+
+    use super::*;
+
+    const ONE: Carried = Carried { bytes: 3_000_000, items: 1 };
+
+    fn late() -> QueueError {
+        ValkeyError::Late(Duration::from_millis(410)).into()
+    }
+
+    #[test]
+    fn a_call_that_carried_much_and_is_late_says_nothing_of_valkey() {
+        assert_eq!(not_carried(&late(), ONE, false), Some(NotCarried::Late { was_alone: true }));
+        assert_eq!(not_carried(&late(), Carried { items: 2, ..ONE }, false), Some(NotCarried::Late { was_alone: false }));
+        let much = |bytes| not_carried(&late(), Carried { bytes, items: 1 }, false).is_some();
+        assert_eq!((much(MUCH_BYTES - 1), much(MUCH_BYTES)), (false, true), "a small call says that Valkey does not answer");
+        assert_eq!(not_carried(&late(), ONE, true), None, "what other calls came to counts");
+    }
+
+    /// A Valkey that was ended under a call that carried much counted as a line that was too slow for it.
+    #[test]
+    fn a_connection_that_is_not_there_or_breaks_says_nothing_of_the_line_either() {
+        let cut: QueueError = ValkeyError::Unreachable("Connection reset by peer".to_owned()).into();
+        assert_eq!(not_carried(&cut, ONE, false), Some(NotCarried::Cut));
+        assert_eq!(not_carried(&cut, Carried { bytes: 100, items: 1 }, false), None);
+        assert_eq!(not_carried(&cut, ONE, true), None);
+    }
+
+    #[test]
+    fn what_valkey_answers_or_was_not_asked_is_no_matter_of_the_line() {
+        for answered in [
+            ValkeyError::CircuitOpen(String::new()),
+            ValkeyError::Full("OOM".to_owned()),
+            ValkeyError::Unavailable("LOADING".to_owned()),
+            ValkeyError::Misconfigured("NOPERM".to_owned()),
+            ValkeyError::Refused("ERR".to_owned()),
+            ValkeyError::Malformed("a list"),
+            ValkeyError::NotAgreed(String::new()),
+        ] {
+            assert_eq!(not_carried(&answered.clone().into(), ONE, false), None, "{answered}");
+        }
+        assert_eq!(not_carried(&ItemError::TooLarge(1).into(), ONE, false), None);
+    }
+
+    /// A Valkey that hung was told to the operator as a slow line, for two minutes, when a large mail was the first to meet it.
+    #[test]
+    fn a_line_is_slow_where_a_small_call_is_answered_behind_the_late_one_or_it_is_late_again() {
+        assert!(is_slow(true, 0) && !is_slow(false, 0) && is_slow(false, 1));
     }
 }
