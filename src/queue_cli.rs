@@ -289,39 +289,9 @@ fn summary(socket: &Path, destination: Option<String>, limit: usize, output: Out
             return say_json(line);
         }
         if listed == 1 {
-            say(&format!(
-                "{:<32}{:>9}{:>12}{:>9}{:>10}{:>8}{:>8}{:>9}{:>8}   {:<10}{:<14}{:<26}{:<26}",
-                "destination",
-                "messages",
-                "recipients:",
-                "ready",
-                "deferred",
-                "active",
-                "held",
-                "offered",
-                "failed",
-                "breaker",
-                "waits for",
-                "oldest",
-                "next"
-            ));
+            say(&summary_head());
         }
-        say(&format!(
-            "{:<32}{:>9}{:>11} {:>9}{:>10}{:>8}{:>8}{:>9}{:>8}   {:<10}{:<14}{:<26}{:<26}",
-            shown(&summary.destination),
-            summary.messages,
-            summary.recipients,
-            summary.ready,
-            summary.deferred,
-            summary.active,
-            summary.held,
-            summary.offered,
-            summary.failed,
-            summary.breaker,
-            summary.wait,
-            summary.oldest.as_deref().unwrap_or("-"),
-            summary.next_attempt.as_deref().unwrap_or("-"),
-        ));
+        say(&summary_line(&summary));
         if let Some(reply) = &summary.last_reply {
             say(&format!("    {}", shown(reply)));
         }
@@ -335,6 +305,44 @@ fn summary(socket: &Path, destination: Option<String>, limit: usize, output: Out
         say_unknown(name);
     }
     code(result.map(|_| true))
+}
+
+fn summary_head() -> String {
+    format!(
+        "{:<32}{:>9}{:>12}{:>9}{:>10}{:>8}{:>8}{:>9}{:>8}   {:<10}{:<14}{:<26}{:<26}",
+        "destination",
+        "messages",
+        "recipients:",
+        "ready",
+        "deferred",
+        "active",
+        "held",
+        "offered",
+        "failed",
+        "breaker",
+        "waits for",
+        "oldest",
+        "next"
+    )
+}
+
+fn summary_line(summary: &DestinationSummary) -> String {
+    format!(
+        "{:<32}{:>9}{:>11} {:>9}{:>10}{:>8}{:>8}{:>9}{:>8}   {:<10}{:<14}{:<26}{:<26}",
+        shown(&summary.destination),
+        summary.messages,
+        summary.recipients,
+        summary.ready,
+        summary.deferred,
+        summary.active,
+        summary.held,
+        summary.offered,
+        summary.failed,
+        summary.breaker,
+        summary.wait,
+        summary.oldest.as_deref().unwrap_or("-"),
+        summary.next_attempt.as_deref().unwrap_or("-"),
+    )
 }
 
 /// When nothing matched: is there such a destination at all?
@@ -390,4 +398,43 @@ pub fn code(result: Result<bool, ControlError>) -> ExitCode {
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is offered to the cluster once counted as held, and has a column of its own since.
+    #[test]
+    fn each_number_of_a_destination_stands_under_its_name() {
+        let summary = DestinationSummary {
+            destination: "example.org".to_owned(),
+            messages: 20,
+            recipients: 21,
+            ready: 1,
+            deferred: 2,
+            active: 3,
+            held: 4,
+            offered: 5,
+            failed: 6,
+            ..Default::default()
+        };
+        let (head, line) = (summary_head(), summary_line(&summary));
+        for (name, number) in [
+            ("messages", "20"),
+            ("recipients", "21"),
+            ("ready", "1"),
+            ("deferred", "2"),
+            ("active", "3"),
+            ("held", "4"),
+            ("offered", "5"),
+            ("failed", "6"),
+        ] {
+            let end = head.find(name).expect("it has a column") + name.len();
+            assert!(
+                line[..end].ends_with(&format!(" {number}")) && !line[end..].starts_with(|next: char| next.is_ascii_digit()),
+                "{name}\n{head}\n{line}"
+            );
+        }
+    }
 }
