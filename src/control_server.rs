@@ -345,14 +345,8 @@ async fn drain(sharing: Option<&SharedDelivery>, write: &mut (impl AsyncWriteExt
         if progress.is_done() {
             return Ok(progress.handed_over);
         }
-        if progress.is_stuck() {
-            return Err(format!(
-                "{} held and {} larger than what can be offered: release, purge or bounce what is held with `ringpost queue`; what is larger \
-                 is delivered here",
-                messages_are(progress.counts.held),
-                messages_are(progress.counts.too_large)
-            )
-            .into());
+        if let Some(left) = progress.stuck(sharing.delivers()) {
+            return Err(left.into());
         }
         if Duration::from_millis(progress.valkey_away_ms) >= AWAY_MAX {
             return Err(NotDone::Unavailable(format!(
@@ -363,10 +357,6 @@ async fn drain(sharing: Option<&SharedDelivery>, write: &mut (impl AsyncWriteExt
         }
         tokio::time::sleep(PROGRESS_EVERY).await;
     }
-}
-
-fn messages_are(count: u64) -> String {
-    if count == 1 { "1 message is".to_owned() } else { format!("{count} messages are") }
 }
 
 /// Refuses, before anything is changed, what would be done with recipients that the filter does not match.

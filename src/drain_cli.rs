@@ -11,7 +11,7 @@ use crate::{
     control_client::ask,
     control_wire::WireRequest,
     handover::DrainProgress,
-    queue_cli::{code, say},
+    queue_cli::{code, messages, say},
 };
 
 /// Drains the engine that listens at `socket` and waits until it is empty. With JSON each step is a line, the last of which says whether
@@ -39,17 +39,30 @@ pub fn drain(socket: &Path, output: Output) -> ExitCode {
         eprintln!();
     }
     if let (Ok(handed_over), false) = (&result, output.json) {
-        say(&format!("the node is empty: {handed_over} messages were handed over"));
+        say(&empty_text(*handed_over));
     }
     code(result.map(|_| true))
+}
+
+/// What is said at the end of a drain that has left nothing.
+fn empty_text(handed_over: u64) -> String {
+    let was = if handed_over == 1 { "was" } else { "were" };
+    format!(
+        "the node is empty: {} {was} handed over; it goes on accepting, and what comes goes to the cluster, too, until it is stopped",
+        messages(handed_over)
+    )
 }
 
 fn text(progress: &DrainProgress) -> String {
     let counts = progress.counts;
     let mut text =
         format!("{} handed over, {} left: {} offered", progress.handed_over, counts.messages() + progress.claims, counts.offered);
-    let more =
-        [(counts.active, "in delivery"), (counts.held, "held"), (counts.too_large, "too large"), (progress.claims, "being taken over")];
+    let more = [
+        (counts.active, "in delivery"),
+        (counts.held, "held by command"),
+        (counts.too_large, "too large"),
+        (progress.claims, "being taken over"),
+    ];
     more.into_iter().filter(|(count, _)| *count > 0).for_each(|(count, what)| text.push_str(&format!(", {count} {what}")));
     if progress.valkey_away_ms > 0 {
         text.push_str("; Valkey does not answer");
@@ -63,6 +76,11 @@ fn text(progress: &DrainProgress) -> String {
             "; no node has taken any of them for {} s: the nodes that deliver are down or have enough to deliver, which their logs say",
             progress.not_taken_s
         ));
+    } else if counts.messages() == 0 && progress.claims > 0 {
+        text.push_str(
+            "; the queue is asked whose they are: for some seconds, up to 15 minutes without an answer, and as long as their items are in the queue again, \
+             four hours at most",
+        );
     }
     text
 }
@@ -87,5 +105,22 @@ mod tests {
         assert!(text(&progress).contains("463 offered; partitions of the queue that do not answer: 1, and"), "{}", text(&progress));
         progress.valkey_away_ms = 1;
         assert!(text(&progress).ends_with("; Valkey does not answer"));
+    }
+
+    /// Of mail that was leased before the last line said how much there was of it, for up to four hours, and not what it waited for.
+    #[test]
+    fn a_drain_that_waits_for_a_word_about_what_was_leased_says_for_which_and_how_long() {
+        let mut progress = DrainProgress::default();
+        progress.claims = 3;
+        let claims = text(&progress);
+        assert!(claims.starts_with("0 handed over, 3 left: 0 offered, 3 being taken over; the queue is asked whose they are"), "{claims}");
+        progress.counts.held = 1;
+        assert_eq!(text(&progress), "0 handed over, 4 left: 0 offered, 1 held by command, 3 being taken over");
+    }
+
+    #[test]
+    fn a_node_that_is_empty_accepts_on_and_says_so() {
+        assert!(empty_text(1).starts_with("the node is empty: 1 message was handed over; it goes on accepting"));
+        assert!(empty_text(40).starts_with("the node is empty: 40 messages were handed over; "));
     }
 }

@@ -76,6 +76,9 @@ const FAILOVER_MIN: Duration = Duration::from_secs(1);
 /// a second.
 const OWNERS_FIRST: Duration = GAP_MAX.saturating_add(TICK).saturating_add(TICK);
 
+/// In the place of a number of claims.
+const CLAIMS_UNKNOWN: u64 = u64::MAX;
+
 /// What hand-over needs of the node.
 pub struct HandOverNode {
     /// Offered mail.
@@ -150,7 +153,7 @@ struct Driver {
     is_retracting: AtomicBool,
     /// There is something to do with the queue, for a node that does not share.
     activated: Notify,
-    /// Claims that are not decided; not known before the shards have told.
+    /// Claims that are not decided; [`CLAIMS_UNKNOWN`] before the shards have told, and while this node leases.
     open_claims: AtomicU64,
     drain_progress: Mutex<DrainProgress>,
     /// Looks through the shards that a drain has begun.
@@ -217,7 +220,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         is_leaving: AtomicBool::new(false),
         is_retracting: AtomicBool::new(node.retracts),
         activated: Notify::new(),
-        open_claims: AtomicU64::new(u64::MAX),
+        open_claims: AtomicU64::new(CLAIMS_UNKNOWN),
         drain_progress: Mutex::default(),
         drain_looks: AtomicU64::new(0),
         node,
@@ -266,8 +269,9 @@ impl Driver {
         self.node.shares && self.node.delivers && !ends
     }
 
-    fn open_claims(&self) -> u64 {
-        self.open_claims.load(Ordering::Relaxed)
+    /// `None`: not known now.
+    fn open_claims(&self) -> Option<u64> {
+        Some(self.open_claims.load(Ordering::Relaxed)).filter(|count| *count != CLAIMS_UNKNOWN)
     }
 
     fn item(&self, id: QueueId) -> String {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{task::JoinSet, time::sleep};
 use tracing::{info, warn};
 
-use super::{Driver, SharedDelivery, TAKES_MAIL, is_outage};
+use super::{Driver, SharedDelivery, TAKES_MAIL, TICK, is_outage};
 use crate::{cluster::QUEUE_PARTITIONS, control_wire::NotDone};
 
 /// How often the shards are looked through for mail that can be offered by now.
@@ -33,7 +33,7 @@ pub struct DrainProgress {
     /// What the node still has.
     #[serde(flatten)]
     pub counts: DrainCounts,
-    /// Mail of others that was leased before, of which it is not known yet whose it is.
+    /// Mail of others that was leased before, of which it was not known at the look whose it is.
     pub claims: u64,
     /// Taken over by other nodes since the drain began.
     pub handed_over: u64,
@@ -55,11 +55,44 @@ impl DrainProgress {
         self.counts.messages() == 0 && self.claims == 0
     }
 
-    /// What is left goes by no other way than an operator's.
-    pub fn is_stuck(&self) -> bool {
+    /// What is left and goes by no other way than an operator's, in words for one; `None`: nothing is left, or some of it goes by itself. `delivers`: the
+    /// node does.
+    pub fn stuck(&self, delivers: bool) -> Option<String> {
         let DrainCounts { offered, active, held, too_large } = self.counts;
-        offered + active + self.claims == 0 && held + too_large > 0
+        if offered + active + self.claims > 0 || held + too_large == 0 {
+            return None;
+        }
+        let mut left = Vec::new();
+        if held > 0 {
+            left.push(format!(
+                "{} held by command: `ringpost queue release` lets what is held go to the cluster, or `ringpost queue purge` or `bounce` ends it",
+                messages_are(held)
+            ));
+        }
+        if too_large > 0 {
+            let what = if delivers {
+                "this node delivers such mail itself, in its time, and what a route `hold` has of it stays until it is given another (`ringpost queue \
+                 reroute`), purged or bounced"
+            } else {
+                "this node delivers nothing, so it stays until a restart with delivery.deliver = true, or until it is purged or bounced"
+            };
+            left.push(format!("{} larger than what can be offered: {what}", messages_are(too_large)));
+        }
+        Some(format!(
+            "the node is not empty: {}. `ringpost queue ls` lists what is left; the drain goes on until the process ends, and a further call waits for it",
+            left.join("; ")
+        ))
     }
+
+    /// What a look through the shards has found. `claims`: those before it, which can be in no queue yet and in one behind it; `None`: not known, as the
+    /// shards had not told, or the worker had not heard what it leased last. `counts`: `None`: the queue changed under the look. `None`: it says nothing.
+    fn found(claims: Option<u64>, counts: Option<DrainCounts>) -> Option<DrainProgress> {
+        Some(DrainProgress { claims: claims?, counts: counts?, ..DrainProgress::default() })
+    }
+}
+
+fn messages_are(count: u64) -> String {
+    if count == 1 { "1 message is".to_owned() } else { format!("{count} messages are") }
 }
 
 /// Whether other nodes take what is offered.
@@ -150,6 +183,11 @@ impl SharedDelivery {
         }
     }
 
+    /// Whether this node delivers, and what cannot be offered leaves it that way.
+    pub fn delivers(&self) -> bool {
+        self.0.node.delivers
+    }
+
     /// How far it is; `None` before the shards have been looked through anew since `begun`.
     pub fn drain_progress(&self, begun: u64) -> Option<DrainProgress> {
         let (away, partitions_away) = {
@@ -159,7 +197,7 @@ impl SharedDelivery {
         };
         let progress = *self.0.drain_progress();
         let valkey_away_ms = u64::try_from(away.as_millis()).unwrap_or(u64::MAX);
-        (progress.look > begun).then(|| DrainProgress { claims: self.0.open_claims(), valkey_away_ms, partitions_away, ..progress })
+        (progress.look > begun).then_some(DrainProgress { valkey_away_ms, partitions_away, ..progress })
     }
 }
 
@@ -236,6 +274,8 @@ impl Driver {
         let mut taking = Taking { handed_over: before, last: BootTime::now() };
         loop {
             let look = self.drain_looks.fetch_add(1, Ordering::SeqCst) + 1;
+            // What is decided behind this is in a queue when that is looked at.
+            let claims = self.open_claims();
             let mut counts = Some(DrainCounts::default());
             for shard in 0..self.shards.len() {
                 match self.ask(shard, HandOver::OfferAll).await {
@@ -246,20 +286,21 @@ impl Driver {
                 }
             }
             let Some(handed_over) = self.handed_over().await else { return };
-            if let Some(counts) = counts {
-                let not_taken_s = taking.not_taken_s(counts.offered, handed_over, BootTime::now());
-                let handed_over = handed_over.saturating_sub(before);
-                let progress = DrainProgress { counts, handed_over, not_taken_s, look, ..Default::default() };
-                *self.drain_progress() = progress;
-                if !was_done && progress.counts.messages() == 0 {
-                    info!(handed_over = progress.handed_over, "the node holds no mail");
-                }
-                was_done = progress.counts.messages() == 0;
-            } else {
+            if counts.is_none() {
                 warn!("a look at the queue for the drain was not whole; it is repeated");
             }
+            if let Some(found) = DrainProgress::found(claims, counts) {
+                let not_taken_s = taking.not_taken_s(found.counts.offered, handed_over, BootTime::now());
+                let handed_over = handed_over.saturating_sub(before);
+                let progress = DrainProgress { handed_over, not_taken_s, look, ..found };
+                *self.drain_progress() = progress;
+                if !was_done && progress.is_done() {
+                    info!(handed_over = progress.handed_over, "the node holds no mail");
+                }
+                was_done = progress.is_done();
+            }
             self.owner.notify_one();
-            sleep(LOOK_EVERY).await;
+            sleep(if claims.is_some() { LOOK_EVERY } else { TICK }).await;
         }
     }
 
@@ -289,5 +330,52 @@ mod tests {
         assert_eq!(taking.not_taken_s(5, 8, at(141)), 10);
         assert_eq!(taking.not_taken_s(0, 8, at(150)), 0, "nothing is there to be taken");
         assert_eq!(taking.not_taken_s(5, 8, at(159)), 0);
+    }
+
+    fn left(counts: DrainCounts) -> DrainProgress {
+        DrainProgress { counts, ..DrainProgress::default() }
+    }
+
+    /// Of one message that was too large, on a node that delivers nothing or has a route that holds it: "0 messages are held and 1 message is larger than what
+    /// can be offered: release, purge or bounce what is held; what is larger is delivered here".
+    #[test]
+    fn what_keeps_a_node_from_being_empty_is_named_and_how_it_is_let_go() {
+        let says = |held, too_large, delivers| {
+            let counts = DrainCounts { held, too_large, ..Default::default() };
+            left(counts).stuck(delivers).expect("it goes by no other way")
+        };
+        let (both, held) = (says(2, 1, true), says(2, 0, true));
+        assert!(held.starts_with("the node is not empty: 2 messages are held by command: `ringpost queue release` lets"), "{held}");
+        assert!(!held.contains("larger"), "{held}");
+        assert!(
+            both.contains("2 messages are held") && both.contains("; 1 message is larger than what can be offered: this node delivers"),
+            "{both}"
+        );
+        assert!(
+            says(0, 3, true)
+                .starts_with("the node is not empty: 3 messages are larger than what can be offered: this node delivers such mail")
+        );
+        assert!(says(0, 3, true).contains("what a route `hold` has of it stays"));
+        let nothing = says(0, 1, false);
+        assert!(nothing.contains("this node delivers nothing, so it stays") && !nothing.contains("held"), "{nothing}");
+    }
+
+    #[test]
+    fn a_drain_goes_on_as_long_as_something_goes_by_itself() {
+        let held = DrainCounts { held: 1, too_large: 1, ..Default::default() };
+        assert!(left(held).stuck(true).is_some());
+        for counts in [DrainCounts { offered: 1, ..held }, DrainCounts { active: 1, ..held }, DrainCounts::default()] {
+            assert_eq!(left(counts).stuck(true), None);
+        }
+        assert_eq!(DrainProgress { claims: 1, ..left(held) }.stuck(true), None);
+    }
+
+    /// Right behind its start a node had 18446744073709551615 messages that were being taken over, and while it leased its last it had none.
+    #[test]
+    fn how_far_it_is_nobody_says_before_all_of_it_is_known() {
+        let counts = DrainCounts::default();
+        assert_eq!((DrainProgress::found(None, Some(counts)), DrainProgress::found(Some(0), None)), (None, None));
+        assert!(DrainProgress::found(Some(0), Some(counts)).is_some_and(|progress| progress.is_done()));
+        assert!(DrainProgress::found(Some(1), Some(counts)).is_some_and(|progress| !progress.is_done()));
     }
 }

@@ -26,7 +26,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::{
-    Driver, Ended, FORGET_AFTER, LEASES_NONE,
+    CLAIMS_UNKNOWN, Driver, Ended, FORGET_AFTER, LEASES_NONE,
     appetite::{Appetite, IN_TURN_MAX, Look, READY_MAX},
 };
 
@@ -129,18 +129,25 @@ impl Worker {
                 self.decide(&lease, Verdict::Own).await?;
             }
             self.complete_due(now).await?;
-            self.driver.open_claims.store(self.claims.len() as u64, Ordering::Relaxed);
+            self.tell_claims();
             if !self.driver.node.shares && self.claims.is_empty() {
                 // A node that does not share only finds out what its earlier runs have taken over.
                 return Ok(());
             }
-            if !self.lease_some().await? {
+            let may_be_more = self.lease_some().await?;
+            self.tell_claims();
+            if !may_be_more {
                 tokio::select! {
                     () = self.driver.worker.notified() => {}
                     () = sleep(LOOK_EVERY) => {}
                 }
             }
         }
+    }
+
+    /// What is decided is in the shards' queues by now.
+    fn tell_claims(&self) {
+        self.driver.open_claims.store(self.claims.len() as u64, Ordering::Relaxed);
     }
 
     /// Repeats what was not answered, but where it is the owners' turn.
@@ -199,6 +206,8 @@ impl Worker {
         if !driver.node.shares || !driver.node.delivers {
             return Ok(false);
         }
+        // A drain that begins now is not to take the node for empty before what comes of this is told.
+        driver.open_claims.store(CLAIMS_UNKNOWN, Ordering::Relaxed);
         let hindrance = self.hindrance().await?;
         let is_hindered = hindrance.is_some();
         self.say(hindrance);
@@ -211,7 +220,7 @@ impl Worker {
         for _ in 0..partitions {
             // What the partitions before had counts as well.
             let room = room(&self.claims);
-            if room == 0 {
+            if room == 0 || !driver.takes_mail() {
                 break;
             }
             let partition = self.next_partition;

@@ -115,7 +115,7 @@ fn a_worker_whose_shard_hangs_keeps_no_mail_from_others() {
 /// signal that comes with it is ignored, or it would end the process first.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
-fn ignoring_full_files() -> Command {
+pub(super) fn ignoring_full_files() -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(env!("CARGO_BIN_EXE_ringpost"));
     shell
@@ -128,6 +128,18 @@ impl Rig {
         self.nodes[0].set("[spool]\n", &format!("[spool]\non_disk_failure = \"{on_disk_failure}\"\n"));
         self.start_node_by(0, ignoring_full_files());
         assert_eq!(self.leader(), 0);
+        let acknowledged = self.fail_disk();
+        let (queue, runtime) = (self.worker(), tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
+        // What was on its way comes in within moments, or not at all.
+        let offered = wait_for("offers", || {
+            let total = runtime.block_on(queue.stats()).ok()?.total as usize;
+            (total > 0 && total + 1 >= acknowledged).then_some(total)
+        });
+        (acknowledged, offered)
+    }
+
+    /// The disk of the first node, which ignores full files, takes nothing more, and the node has noticed. How many mails it has acknowledged meanwhile.
+    pub(super) fn fail_disk(&self) -> usize {
         // The one that is written, and those that are prepared: the disk is to fail mail, and not what is done ahead.
         let log = self.folder.path().join("spool1/shard-000");
         let segments =
@@ -146,13 +158,7 @@ impl Rig {
             acknowledged += 1;
         }
         wait_for("its word of it", || self.nodes[0].has_logged("the spool failed: nothing more is promised"));
-        let (queue, runtime) = (self.worker(), tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
-        // What was on its way comes in within moments, or not at all.
-        let offered = wait_for("offers", || {
-            let total = runtime.block_on(queue.stats()).ok()?.total as usize;
-            (total > 0 && total + 1 >= acknowledged).then_some(total)
-        });
-        (acknowledged, offered)
+        acknowledged
     }
 
     /// Another delivers what was offered; with its disk mended the node settles that and offers the rest, and nothing comes twice.
