@@ -348,7 +348,7 @@ mod tests {
         let poll = |queue: &mut Queue| loop {
             match queue.poll(START, &mut Vec::new())? {
                 Work::Attempt(dispatch) => return Some(dispatch),
-                Work::Resolve(lookup) => queue.resolved(lookup.destination, &site_of("all"), START),
+                Work::Resolve(lookup) => queue.resolved(lookup.asking, &site_of("all"), START),
                 other => panic!("{other:?}"),
             }
         };
@@ -367,7 +367,7 @@ mod tests {
         assert_eq!(entries(&queue), [(2, 3)]);
         for _ in 0..1000 {
             for name in ["another", "all"] {
-                queue.resolved(leaver, &site_of(name), START);
+                queue.resolved(Asking { destination: leaver, table: 0 }, &site_of(name), START);
             }
             // It counts among the members while it comes.
             for (all, members) in entries(&queue) {
