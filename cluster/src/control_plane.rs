@@ -327,7 +327,12 @@ impl ControlPlane {
         let args = [version.as_bytes(), known_hash.as_bytes()];
         let mut reply = Reply::new(
             self.valkey
-                .script_for("config_read", &[self.keyspace.configs()], &args, Allowance { answer_bytes_max: CONFIG_BYTES_MAX, tries: 0 })
+                .script_for(
+                    "config_read",
+                    &[self.keyspace.configs()],
+                    &args,
+                    Allowance { answer_bytes_max: CONFIG_BYTES_MAX, ..Allowance::default() },
+                )
                 .await?,
         )?;
         let version = reply.count()?;

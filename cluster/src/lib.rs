@@ -21,6 +21,7 @@ pub mod handle;
 pub mod identity;
 pub mod item_queue;
 pub mod keyspace;
+pub mod lease_load;
 pub mod membership;
 pub mod offer;
 pub mod partition_count;

@@ -80,6 +80,8 @@ pub struct Allowance {
     /// How often it came to nothing. One that did goes by a connection of its own, with more time each time; whoever makes such calls makes one at a
     /// time, or they wait for one another.
     pub tries: u32,
+    /// The most time that one that did may have, but for what any call of its size may take; `None`: [`PATIENCE_MAX`].
+    pub patience_max: Option<Duration>,
 }
 
 /// How the calls went, for metrics.
@@ -224,16 +226,23 @@ impl Valkey {
         name: &'static str,
         keys: &[String],
         args: &[&[u8]],
-        Allowance { answer_bytes_max, tries }: Allowance,
+        allowance: Allowance,
     ) -> Result<Value, ValkeyError> {
-        ANSWER_BYTES_MAX.fetch_max(answer_bytes_max.saturating_mul(2), Ordering::Relaxed);
-        let bytes = args.iter().map(|arg| arg.len()).sum::<usize>() + answer_bytes_max;
-        let line = match tries {
+        ANSWER_BYTES_MAX.fetch_max(allowance.answer_bytes_max.saturating_mul(2), Ordering::Relaxed);
+        let sent_bytes = args.iter().map(|arg| arg.len()).sum::<usize>();
+        let line = match allowance.tries {
             1.. => &self.patient,
-            0 if bytes > SMALL_BYTES_MAX => &self.bulk,
+            0 if sent_bytes + allowance.answer_bytes_max > SMALL_BYTES_MAX => &self.bulk,
             0 => &self.small,
         };
-        self.script_on(line, name, keys, args, self.time_of_call(bytes, tries)).await.map(|(_, answer)| answer)
+        self.script_on(line, name, keys, args, self.time_by(sent_bytes, allowance)).await.map(|(_, answer)| answer)
+    }
+
+    /// How long a call may take that sends so many bytes, with such an allowance.
+    pub fn time_by(&self, sent_bytes: usize, Allowance { answer_bytes_max, tries, patience_max }: Allowance) -> Duration {
+        let bytes = sent_bytes + answer_bytes_max;
+        let most = patience_max.unwrap_or(PATIENCE_MAX).max(self.time_of_call(bytes, 0));
+        self.time_of_call(bytes, tries).min(most)
     }
 
     /// How long a call may take that carries so many bytes and came to nothing so often: [`PATIENCE_MAX`] at most, but for what any call of its size may

@@ -16,6 +16,7 @@ use crate::{
     completion::{Completion, RECORD_BYTES_MAX, SIGNATURE_BYTES, result_of},
     identity::{Incarnation, NodeId},
     keyspace::Keyspace,
+    lease_load::Load,
     partition_count::PartitionCount,
     reply::{Reply, number},
     target::Target,
@@ -46,7 +47,7 @@ pub const ITEMS_PER_CALL: usize = 64;
 /// The most ids in one call of known, settled, withdraw, requeue or purge.
 pub const IDS_PER_CALL: usize = 128;
 /// The most bytes one lease call brings back; a larger item comes alone.
-const LEASE_BYTES_MAX: usize = 512 * 1024;
+pub const LEASE_BYTES_MAX: usize = 512 * 1024;
 /// The same once it is unpacked: what is much the same all through takes hardly any room in Valkey.
 pub const LEASE_DATA_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long an outcome waits for its owner: a day longer than mail can live.
@@ -227,7 +228,7 @@ impl WorkQueue {
                 body,
             ]);
         }
-        let allowance = Allowance { answer_bytes_max: 0, tries };
+        let allowance = Allowance { tries, ..Allowance::default() };
         let mut reply = Reply::new(self.run_for("queue_enqueue", partition, &args, allowance).await?)?;
         let generation = reply.text()?;
         let mut answers = Vec::with_capacity(items.len());
@@ -255,27 +256,44 @@ impl WorkQueue {
         lease_ms: u64,
         data_bytes_max: usize,
     ) -> Result<(String, Vec<Leased>), QueueError> {
+        self.lease_by(partition, count, worker_ttl_ms, lease_ms, data_bytes_max, Load::default()).await
+    }
+
+    /// The same over a line that carries no more than `load` in the time that a call has.
+    pub async fn lease_by(
+        &self,
+        partition: u16,
+        count: usize,
+        worker_ttl_ms: u64,
+        lease_ms: u64,
+        data_bytes_max: usize,
+        load: Load,
+    ) -> Result<(String, Vec<Leased>), QueueError> {
         let token = format!("{:016x}", random_u64());
         let args = [
             generation_of_new_data(),
             self.me.to_string(),
-            count.clamp(1, ITEMS_PER_CALL).to_string(),
+            count.min(load.items_max).clamp(1, ITEMS_PER_CALL).to_string(),
             token,
             worker_ttl_ms.to_string(),
             lease_ms.min(LEASE_MAX_MS).to_string(),
             self.bounds.dead_max.to_string(),
-            LEASE_BYTES_MAX.to_string(),
+            load.bytes_max.to_string(),
             LEASE_DATA_BYTES_MAX.to_string(),
         ];
         let args: Vec<&[u8]> = args.iter().map(String::as_bytes).collect();
-        let answer_bytes_max = LEASE_BYTES_MAX.max(data_bytes_max);
-        let mut reply = Reply::new(self.run_for("queue_lease", partition, &args, Allowance { answer_bytes_max, tries: 0 }).await?)?;
+        let mut reply = Reply::new(self.run_for("queue_lease", partition, &args, lease_allowance(data_bytes_max, load)).await?)?;
         let (generation, now_ms) = (reply.text()?, reply.count()?);
         let mut items = Vec::new();
         while !reply.is_empty() {
             items.push(self.leased(reply.list()?, now_ms, data_bytes_max)?);
         }
         Ok((generation, items))
+    }
+
+    /// How long such a lease may take to be answered.
+    pub fn time_of_lease(&self, data_bytes_max: usize, load: Load) -> Duration {
+        self.valkey.time_by(0, lease_allowance(data_bytes_max, load))
     }
 
     fn leased(&self, mut item: Reply, leased_ms: u64, data_bytes_max: usize) -> Result<Leased, ValkeyError> {
@@ -286,12 +304,13 @@ impl WorkQueue {
         let (attempts, max_attempts) = (small()?, small()?);
         let (created_ms, scheduled_ms, expires_ms) = (item.count()?, item.count()?, item.count()?);
         let (token, body) = (item.text()?, item.bytes()?);
+        let body_bytes = body.len();
         let data = if is_item_id(&id) {
             self.key.open(&Label { queue: &self.name, id: &id, owner: NodeId::as_str(&owner), priority }, &body, data_bytes_max)
         } else {
             Err(ItemError::Id(id.chars().take(128).collect()))
         };
-        Ok(Leased { id, owner, priority, attempts, max_attempts, created_ms, scheduled_ms, leased_ms, expires_ms, token, data })
+        Ok(Leased { id, owner, priority, attempts, max_attempts, created_ms, scheduled_ms, leased_ms, expires_ms, token, body_bytes, data })
     }
 
     /// Completes up to [`ITEMS_PER_CALL`] leases of one partition: id, token and what the owner is told (no line ends, cut where it is longer
@@ -392,6 +411,11 @@ impl WorkQueue {
         let mut reply = Reply::new(self.run("queue_recover", partition, &args).await?)?;
         Ok(Swept { waiting: reply.count()?, died: reply.count()?, dropped: reply.count()? })
     }
+}
+
+/// One item may come that is larger than all that several may have.
+fn lease_allowance(data_bytes_max: usize, load: Load) -> Allowance {
+    Allowance { answer_bytes_max: LEASE_BYTES_MAX.max(data_bytes_max), tries: load.tries, patience_max: Some(load.time_max) }
 }
 
 /// Whether `text` can be a queue's name.

@@ -7,13 +7,15 @@ use std::{
 };
 
 use ringpost_cluster::{
+    boot_time::BootTime,
     identity::Incarnation,
     keyspace::Keyspace,
+    lease_load::LeaseLoad,
     target::Target,
     valkey::{Valkey, random_u64},
     valkey_error::ValkeyError,
     work_item::{ItemKey, NewItem},
-    work_queue::{Enqueued, Known, QueueBounds, QueueError, WorkQueue},
+    work_queue::{Completed, Enqueued, Known, QueueBounds, QueueError, WorkQueue},
 };
 use ringpost_valkey_server::{Durability, Server};
 
@@ -168,6 +170,57 @@ fn a_call_that_may_take_long_is_no_probe() {
             probes += u32::from(!matches!(queue.known(0, &["a"]).await, Err(QueueError::Valkey(ValkeyError::CircuitOpen(_)))));
             assert!(began.elapsed() < PATIENCE, "nothing is a probe");
         }
+    });
+}
+
+/// A worker asked for half a megabyte in two thirds of a second, whatever came of it: on a line of half a megabyte a second it got nothing, held 32 items at a
+/// time for the length of a lease, and made dead letters of them all.
+#[test]
+fn a_worker_on_a_slow_line_gets_its_leases_and_no_item_loses_many_of_its_attempts() {
+    const ITEMS: usize = 32;
+    const LEASE: Duration = Duration::from_secs(3);
+    let server = Server::start(Durability::None);
+    let way = slow_way_to(server.port(), 500_000);
+    let (bounds, me) = (QueueBounds { partitions: 1, capacity: 1000, dead_max: 100 }, Incarnation::new("n1".parse().unwrap(), 7));
+    let queue = |port: u16| {
+        let target = Target::parse(&format!("valkey://127.0.0.1:{port}"), None, None).unwrap();
+        WorkQueue::new(Valkey::new(target), keyspace(), "mail", bounds, ItemKey::new(b"k"), me.clone()).unwrap()
+    };
+    let (owner, worker) = (queue(server.port()), queue(way));
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        for number in 0..ITEMS {
+            let items = [item(&format!("i{number}"), noise(16 << 10))];
+            let began = Instant::now();
+            while owner.enqueue(0, &items).await.is_err() {
+                assert!(began.elapsed() < PATIENCE, "it does not come in");
+            }
+        }
+        let (mut load, mut had, mut attempts) = (LeaseLoad::new(LEASE), 0, 0);
+        let (began, lease_ms) = (Instant::now(), u64::try_from(LEASE.as_millis()).unwrap());
+        while had < ITEMS {
+            assert!(began.elapsed() < PATIENCE, "{had} are there");
+            let (asked_at, next) = (BootTime::now(), load.next(BootTime::now()));
+            let answer = worker.lease_by(0, ITEMS, lease_ms, lease_ms, CONTENT + 1000, next).await;
+            let now = BootTime::now();
+            match answer {
+                Ok((_, items)) => {
+                    let bytes = items.iter().map(|item| item.body_bytes).sum();
+                    load.carried(bytes, now.since(asked_at), worker.time_of_lease(CONTENT + 1000, next), now);
+                    for item in items {
+                        attempts = attempts.max(item.attempts);
+                        // What a machine that is busy does not end in time comes again.
+                        let done = owner.complete(0, &[(&item.id, &item.token, "n1")]).await;
+                        had += usize::from(matches!(done, Ok((_, answers)) if answers == [Completed::Done]));
+                    }
+                }
+                Err(QueueError::Valkey(ValkeyError::Late(_))) => {
+                    load.late(now);
+                }
+                Err(_) => {}
+            }
+            owner.recover(0, 0).await.ok();
+        }
+        assert!(attempts <= 2, "{attempts} leases of one item");
     });
 }
 

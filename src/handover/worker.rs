@@ -10,10 +10,12 @@ use ringpost_cluster::{
     boot_time::BootTime,
     claim::{ClaimTimes, Claims, Lease, Verdict},
     identity::NodeId,
+    lease_load::{LeaseLoad, Load, Word},
     membership::Status,
     offer::OWN_AGAIN,
     restraint::{KEY_MARK, Restraint, is_shared},
     valkey::random_u64,
+    valkey_error::ValkeyError,
     work_queue::{ITEMS_PER_CALL, Leased, QueueError, Retry},
 };
 use ringpost_engine::{
@@ -23,7 +25,7 @@ use ringpost_engine::{
 };
 use ringpost_queue::{Backlog, QueueId};
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
     CLAIMS_UNKNOWN, Driver, Ended, FORGET_AFTER, LEASES_NONE,
@@ -58,6 +60,7 @@ struct Worker {
     claims: Claims,
     restraint: Restraint,
     appetite: Appetite,
+    load: LeaseLoad,
     /// Why this node leases nothing, as it is said to others.
     said: Option<String>,
     /// What the shards said last, and when.
@@ -84,6 +87,7 @@ impl Driver {
             claims: Claims::new(times(self.node.lease_ttl)),
             restraint: Restraint::default(),
             appetite: Appetite::default(),
+            load: LeaseLoad::new(self.node.lease_ttl),
             said: None,
             backlog: None,
             places: HashMap::new(),
@@ -181,6 +185,8 @@ impl Worker {
             "Valkey was away: owners take back first what they have delivered".to_owned()
         } else if !self.restraint.allows(now) {
             "it had no room in its spool or its queue, or could not read what was offered, and waits for a while".to_owned()
+        } else if !self.load.allows(now) {
+            "the line to Valkey is slow: a lease of a single message was not answered in time, and it waits for a while".to_owned()
         } else if room(&self.claims) == 0 || self.claims.refused() >= REFUSED_CLAIMS_MAX {
             format!("{} messages wait for the word that they are its own", self.claims.len())
         } else {
@@ -220,7 +226,7 @@ impl Worker {
         for _ in 0..partitions {
             // What the partitions before had counts as well.
             let room = room(&self.claims);
-            if room == 0 || !driver.takes_mail() {
+            if room == 0 || !driver.takes_mail() || !self.load.allows(BootTime::now()) {
                 break;
             }
             let partition = self.next_partition;
@@ -231,8 +237,10 @@ impl Worker {
                 continue;
             }
             // By time, not by the worker's life: a lease whose answer was lost has to end although this node lives.
-            let answer = driver.node.queue.lease(partition, room, lease_ms, lease_ms, ITEM_BYTES_MAX).await;
+            let load = self.load.next(asked_at);
+            let answer = driver.node.queue.lease_by(partition, room, lease_ms, lease_ms, ITEM_BYTES_MAX, load).await;
             driver.heard(partition, &answer);
+            self.note_load(&answer, load, asked_at);
             let Ok((generation, items)) = answer else { continue };
             driver.generation(partition, &generation);
             if !items.is_empty() && !driver.marks().await {
@@ -257,6 +265,31 @@ impl Worker {
             }
         }
         Ok(found)
+    }
+
+    /// Takes in what a lease brought, or that it came late.
+    fn note_load(&mut self, answer: &Result<(String, Vec<Leased>), QueueError>, load: Load, asked_at: BootTime) {
+        let (time, now) = (self.driver.node.queue.time_of_lease(ITEM_BYTES_MAX, load), BootTime::now());
+        let word = match answer {
+            Ok((_, items)) => self.load.carried(items.iter().map(|item| item.body_bytes).sum(), now.since(asked_at), time, now),
+            Err(QueueError::Valkey(ValkeyError::Late(_))) => self.load.late(now),
+            Err(_) => None,
+        };
+        let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        match word {
+            Some(Word::Slow) => warn!(
+                time_ms,
+                "leases of this node are not answered in time, one after another: what they were to bring waits until they are over, and it asks for \
+                 less. The line to Valkey is slow, or Valkey does not answer"
+            ),
+            Some(Word::Pauses(pause)) => warn!(
+                time_ms,
+                pause_s = pause.as_secs(),
+                "not even a lease of a single message is answered in time: this node leaves mail to others for a while. See what else uses the line to Valkey"
+            ),
+            Some(Word::GoesOn) => info!("leases are answered in time again: this node takes mail"),
+            None => {}
+        }
     }
 
     /// Whether it takes no more by what it has to deliver.

@@ -38,6 +38,8 @@ pub struct Leased {
     pub expires_ms: u64,
     /// What complete, fail and extend have to present.
     pub token: String,
+    /// What it had on its way, packed and signed.
+    pub body_bytes: usize,
     /// The data, or why it is not to be used.
     pub data: Result<Vec<u8>, ItemError>,
 }
