@@ -12,10 +12,10 @@ use ringpost_config::parse_duration;
 use serde_json::Value;
 
 use crate::{
-    cli::Output,
+    cli::{EXIT_UNAVAILABLE, Output},
     cluster_cli::{field, object, show},
     cluster_wire::{ClusterCall, QueueCall},
-    control_client::ask,
+    control_client::{ControlError, ask},
     control_wire::WireRequest,
     queue_cli::{code, say, say_json},
 };
@@ -164,7 +164,7 @@ pub fn queue(socket: &Path, name: Option<String>, call: QueueCommand) -> ExitCod
     let about = |ask: QueueCall| ClusterCall::Queue { name: name.clone(), ask };
     match call {
         QueueCommand::Stats { output } => show(socket, about(QueueCall::Stats {}), output, object),
-        QueueCommand::Dead { limit, output } => show(socket, about(QueueCall::Dead { limit }), output, |letter| {
+        QueueCommand::Dead { limit, output } => of_partitions(socket, about(QueueCall::Dead { limit }), output, |letter| {
             say(&dead_letter(letter));
         }),
         QueueCommand::Partitions { number, force, output } => {
@@ -208,7 +208,7 @@ pub fn queue(socket: &Path, name: Option<String>, call: QueueCommand) -> ExitCod
         QueueCommand::Extend { held: Held { id, token }, lease, output } => {
             of_item(socket, about(QueueCall::Extend { id, token, lease_ms: millis(lease) }), output, "stale")
         }
-        QueueCommand::Recover { output } => show(socket, about(QueueCall::Recover {}), output, |swept| {
+        QueueCommand::Recover { output } => of_partitions(socket, about(QueueCall::Recover {}), output, |swept| {
             say(&format!("{} taken back", field(swept, "count")));
         }),
     }
@@ -218,6 +218,43 @@ pub fn queue(socket: &Path, name: Option<String>, call: QueueCommand) -> ExitCod
 fn dead_letter(letter: &Value) -> String {
     let [id, owner, attempts, max_attempts, reason] = ["id", "owner", "attempts", "max_attempts", "reason"].map(|name| field(letter, name));
     format!("{id:<46}  {owner:<16}  {attempts:>3} of {max_attempts:<4}  {reason}")
+}
+
+/// As [`show`], for what is done in all partitions: with exit 69 where some did not answer.
+fn of_partitions(socket: &Path, call: ClusterCall, output: Output, mut text: impl FnMut(&Value)) -> ExitCode {
+    let mut unanswered = Vec::new();
+    let result = ask(socket, &WireRequest::Cluster { ask: call }, |line| {
+        let value: Value = serde_json::from_str(line).unwrap_or_default();
+        unanswered = partitions_away(&value);
+        // A line that says nothing else is no dead letter.
+        let is_about_them = !unanswered.is_empty() && value.as_object().is_some_and(|fields| fields.len() == 1);
+        if is_about_them {
+            return;
+        }
+        if output.json {
+            say_json(line);
+        } else {
+            text(&value);
+        }
+    });
+    code_with(result.map(|_| true), &unanswered)
+}
+
+/// Those that did not answer, as a line names them.
+fn partitions_away(value: &Value) -> Vec<u64> {
+    value["unanswered"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect()
+}
+
+/// The exit code of what was done in the other partitions.
+fn code_with(result: Result<bool, ControlError>, unanswered: &[u64]) -> ExitCode {
+    if result.is_err() || unanswered.is_empty() {
+        return code(result);
+    }
+    let named = unanswered.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    eprintln!(
+        "ringpost: of these partitions of the queue, which do not answer, nothing is shown, and perhaps nothing was done there: {named}"
+    );
+    ExitCode::from(EXIT_UNAVAILABLE)
 }
 
 /// Says what came of it; exit 1 when that is `bad`, or nobody knows the item.
@@ -235,7 +272,7 @@ fn of_item(socket: &Path, call: ClusterCall, output: Output, bad: &str) -> ExitC
     code(result.map(|_| is_good))
 }
 
-/// Says how many were done; exit 1 when that is not each one that was named.
+/// Says how many were done; exit 1 when that is not each one that was named, 69 where partitions did not answer.
 fn of_letters(
     socket: &Path,
     Letters { which: Which { mut ids, .. }, output }: Letters,
@@ -243,19 +280,21 @@ fn of_letters(
 ) -> ExitCode {
     ids.sort_unstable();
     ids.dedup();
-    let (named, mut done) = (ids.len() as u64, 0);
+    let (named, mut done, mut unanswered) = (ids.len() as u64, 0, Vec::new());
     let result = ask(socket, &WireRequest::Cluster { ask: call(ids) }, |line| {
-        done = serde_json::from_str::<Value>(line).ok().and_then(|value| value["count"].as_u64()).unwrap_or(0);
+        let value: Value = serde_json::from_str(line).unwrap_or_default();
+        done = value["count"].as_u64().unwrap_or(0);
+        unanswered = partitions_away(&value);
         if output.json {
             say_json(line);
         } else {
             say(&format!("{done} done"));
         }
     });
-    if result.is_ok() && done < named {
+    if result.is_ok() && done < named && unanswered.is_empty() {
         eprintln!("ringpost: {} of the {named} named are no dead letters", named - done);
     }
-    code(result.map(|_| done >= named))
+    code_with(result.map(|_| done >= named), &unanswered)
 }
 
 /// None is nothing that could be leased.

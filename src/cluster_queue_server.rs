@@ -10,9 +10,6 @@ use serde_json::{Value, json};
 
 use crate::{cluster::MAIL_QUEUE, cluster_wire::QueueCall, control_wire::NotDone};
 
-/// Pages of dead letters asked for in one call.
-const PAGE: u64 = 128;
-
 /// Answers a call about the queue of that name, or of mail: one value for each line. `failed` says for the operator what a call came to.
 pub async fn answer(
     mail: &WorkQueue,
@@ -31,9 +28,13 @@ pub async fn answer(
     }
     match call {
         QueueCall::Stats {} => Ok(vec![json!(queue.stats().await.map_err(failed)?)]),
-        QueueCall::Dead { limit } => dead(&queue, limit).await.map_err(failed),
-        QueueCall::Requeue { ids } => each_partition(&queue, &ids, true).await.map_err(failed),
-        QueueCall::Purge { ids } => each_partition(&queue, &ids, false).await.map_err(failed),
+        QueueCall::Dead { limit } => {
+            let (letters, unanswered) = queue.dead_letters(usize::try_from(limit).unwrap_or(usize::MAX)).await.map_err(failed)?;
+            let unanswered = (!unanswered.is_empty()).then(|| json!({ "unanswered": unanswered }));
+            Ok(letters.iter().map(|letter| json!(letter)).chain(unanswered).collect())
+        }
+        QueueCall::Requeue { ids } => Ok(vec![json!(queue.requeue_all(&ids).await.map_err(failed)?)]),
+        QueueCall::Purge { ids } => Ok(vec![json!(queue.purge_all(&ids).await.map_err(failed)?)]),
         QueueCall::Lease { count, lease_ms } => {
             let (count, lease) = (count.min(IDS_PER_CALL), Duration::from_millis(lease_ms));
             let (leased, unread) = ItemQueue::new(queue).dequeue_and_unread(count, lease).await.map_err(failed)?;
@@ -71,7 +72,7 @@ async fn items(queue: &ItemQueue, call: QueueCall) -> Result<Vec<Value>, QueueEr
         QueueCall::Extend { id, token, lease_ms } => {
             word(&id, if queue.extend_lease(&id, &token, ms(lease_ms)).await? { "extended" } else { "stale" })
         }
-        QueueCall::Recover {} => Ok(vec![json!({ "count": queue.recover_expired_leases().await? })]),
+        QueueCall::Recover {} => Ok(vec![json!(queue.recover_expired_leases().await?)]),
         QueueCall::Stats {} | QueueCall::Dead { .. } | QueueCall::Requeue { .. } | QueueCall::Purge { .. } | QueueCall::Lease { .. } => {
             unreachable!("they have ways of their own")
         }
@@ -118,42 +119,4 @@ fn ended(answer: Failed) -> &'static str {
         Failed::Dead => "dead",
         Failed::Stale => "stale",
     }
-}
-
-async fn dead(queue: &WorkQueue, limit: u64) -> Result<Vec<Value>, QueueError> {
-    let mut letters = Vec::new();
-    for partition in 0..queue.bounds().partitions {
-        let mut offset = 0;
-        while (letters.len() as u64) < limit {
-            let page = queue.dead_page(partition, offset, PAGE).await?;
-            offset += page.places;
-            letters.extend(page.letters.iter().map(|letter| json!(letter)));
-            if page.places < PAGE {
-                break;
-            }
-        }
-    }
-    letters.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    Ok(letters)
-}
-
-async fn each_partition(queue: &WorkQueue, ids: &[String], requeues: bool) -> Result<Vec<Value>, QueueError> {
-    let mut count = 0;
-    for partition in 0..queue.bounds().partitions {
-        let here: Vec<&str> = ids.iter().map(String::as_str).filter(|id| queue.partition(id) == partition).collect();
-        if ids.is_empty() {
-            loop {
-                let moved = if requeues { queue.requeue(partition, &[]).await? } else { queue.purge(partition, &[]).await? };
-                count += moved;
-                // Behind those that cannot be read, which leave the queue, are others.
-                if moved == 0 && !(requeues && queue.dead_page(partition, 0, 1).await?.places > 0) {
-                    break;
-                }
-            }
-        }
-        for chunk in here.chunks(IDS_PER_CALL) {
-            count += if requeues { queue.requeue(partition, chunk).await? } else { queue.purge(partition, chunk).await? };
-        }
-    }
-    Ok(vec![json!({ "count": count })])
 }

@@ -69,17 +69,17 @@ pub enum ClusterCall {
 pub enum QueueCall {
     /// `QueueStats`.
     Stats {},
-    /// A `DeadLetter` a line.
+    /// A `DeadLetter` a line, then an object with `unanswered` alone where partitions do not answer.
     Dead {
         /// At most so many.
         limit: u64,
     },
-    /// Dead letters get another chance; none named: all.
+    /// Dead letters get another chance; none named: all. Answered with a `Tally`.
     Requeue {
         /// Which.
         ids: Vec<String>,
     },
-    /// Dead letters are removed; none named: all.
+    /// Dead letters are removed; none named: all. Answered with a `Tally`.
     Purge {
         /// Which.
         ids: Vec<String>,
@@ -137,7 +137,7 @@ pub enum QueueCall {
         /// So long.
         lease_ms: u64,
     },
-    /// Leases that ran out are taken back.
+    /// Leases that ran out are taken back. Answered with a `Tally`.
     Recover {},
 }
 

@@ -14,10 +14,11 @@ use tracing::warn;
 
 use crate::{
     identity::NodeId,
+    valkey::random_u64,
     work_item::{ItemError, NewItem, is_item_id},
     work_queue::{
         Completed, Enqueued, Failed, ITEMS_PER_CALL, Known, LEASE_DATA_BYTES_MAX, LEASE_MAX_MS, Leased, QueueError, QueueStats, Retry,
-        WorkQueue,
+        Tally, WorkQueue,
     },
 };
 
@@ -144,9 +145,10 @@ pub struct ItemQueue {
 }
 
 impl ItemQueue {
-    /// Over all partitions of `queue`.
+    /// Over all partitions of `queue`. Which is the first to be leased of is chance: who makes one for each call has its turn with all of them.
     pub fn new(queue: WorkQueue) -> ItemQueue {
-        ItemQueue { queue: queue.untold(), next: AtomicU16::new(0) }
+        let first = u16::try_from(random_u64() % u64::from(queue.bounds().partitions)).expect("below the number of partitions");
+        ItemQueue { queue: queue.untold(), next: AtomicU16::new(first) }
     }
 
     /// Adds work, and answers for each item in turn. Where there is no room, leases that ran out are taken back and the oldest outcomes beyond half of the
@@ -192,8 +194,11 @@ impl ItemQueue {
     }
 
     /// Leases up to `count` items for so long (five minutes at most; extend it), fewer where they are large ([`DEQUEUE_BYTES_MAX`]). What this process
-    /// cannot read is given back as a failure and left out; a warning says so.
-    /// After an error what was leased before comes back when its time is over.
+    /// cannot read is given back as a failure and left out; a warning says so. Of each partition those of the lowest priority number come first;
+    /// which partition does is chance.
+    ///
+    /// With the first partition that does not answer it returns what it has, of which the time runs; while that is nothing it goes on to the others.
+    /// Fails when nothing was leased and a partition did not answer, which can have something.
     pub async fn dequeue(&self, count: usize, lease: Duration) -> Result<Vec<WorkItem>, QueueError> {
         self.dequeue_and_unread(count, lease).await.map(|(items, _)| items)
     }
@@ -217,16 +222,25 @@ impl ItemQueue {
     ) -> Result<(), QueueError> {
         let partitions = self.queue.bounds().partitions;
         let first = self.next.fetch_add(1, Ordering::Relaxed) % partitions;
+        let mut failed = None;
         for partition in (first..partitions).chain(0..first) {
             // What is much more than others have comes in several calls.
             while items.len() < count && items.iter().map(|item: &WorkItem| item.data.len()).sum::<usize>() < DEQUEUE_BYTES_MAX {
-                let leased = self.lease(partition, (count - items.len()).min(ITEMS_PER_CALL), lease, items, unread).await?;
-                if leased < ITEMS_PER_CALL {
-                    break;
+                match self.lease(partition, (count - items.len()).min(ITEMS_PER_CALL), lease, items, unread).await {
+                    Ok(ITEMS_PER_CALL..) => {}
+                    Ok(_) => break,
+                    Err(_) if !items.is_empty() => return Ok(()),
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
                 }
             }
         }
-        Ok(())
+        match failed {
+            Some(error) if items.is_empty() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Returns how many were leased, of which those that can be read are among `items` now, and the others among `unread`.
@@ -259,7 +273,8 @@ impl ItemQueue {
                 }),
                 Err(reason) => {
                     Unread::count(unread, &reason);
-                    self.queue.fail(&id, &token, Retry::Counted(UNREAD_DELAY_MS), &reason.to_string()).await?;
+                    // Unheard, its lease runs out.
+                    drop(self.queue.fail(&id, &token, Retry::Counted(UNREAD_DELAY_MS), &reason.to_string()).await);
                 }
             }
         }
@@ -296,14 +311,10 @@ impl ItemQueue {
         self.queue.extend(id, token, millis(lease)).await
     }
 
-    /// Takes back leases that ran out, up to 128 in each partition: they wait again, or are dead letters. Returns how many.
-    pub async fn recover_expired_leases(&self) -> Result<u64, QueueError> {
-        let mut count = 0;
-        for partition in 0..self.queue.bounds().partitions {
-            let swept = self.queue.recover(partition, 0).await?;
-            count += swept.waiting + swept.died;
-        }
-        Ok(count)
+    /// Takes back leases that ran out, up to 128 in each partition: they wait again, or are dead letters. Returns how many, and which partitions did
+    /// not answer. Fails when none does.
+    pub async fn recover_expired_leases(&self) -> Result<Tally, QueueError> {
+        self.queue.recover_all().await
     }
 
     /// What became of this node's items: those that are completed are forgotten with this answer.

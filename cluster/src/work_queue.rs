@@ -26,6 +26,7 @@ use crate::{
     work_item::{ITEM_ID_BYTES_MAX, ItemError, ItemKey, Label, NewItem, is_item_id},
 };
 
+mod all_partitions;
 mod answers;
 mod calls;
 mod crowding;
@@ -35,6 +36,7 @@ mod reconciliation;
 mod slowness;
 mod statistics;
 
+pub use all_partitions::Tally;
 pub use answers::{Completed, Ending, Enqueued, Failed, Known, Leased, Retry, Swept};
 pub use dead_letters::{DeadLetter, DeadPage, Revived};
 pub use statistics::QueueStats;

@@ -10,7 +10,7 @@ use ringpost_cluster::{
     target::Target,
     valkey::Valkey,
     work_item::{ItemError, ItemKey},
-    work_queue::{Completed, Enqueued, Failed, Known, LEASE_DATA_BYTES_MAX, QueueBounds, QueueError, WorkQueue},
+    work_queue::{Completed, Enqueued, Failed, Known, LEASE_DATA_BYTES_MAX, QueueBounds, QueueError, Tally, WorkQueue},
 };
 use ringpost_valkey_server::{Durability, Server};
 
@@ -122,7 +122,7 @@ fn work_is_enqueued_leased_and_ended_by_its_id() {
         let item = items.iter().find(|item| item.id == "w10").unwrap();
         assert!(worker.extend_lease(&item.id, &item.token, Duration::from_millis(1)).await.unwrap());
         let began = Instant::now();
-        while owner.recover_expired_leases().await.unwrap() == 0 {
+        while owner.recover_expired_leases().await.unwrap().count == 0 {
             assert!(began.elapsed() < Duration::from_secs(20), "its lease does not end");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -217,7 +217,7 @@ fn an_item_says_when_it_was_due_last() {
         let again = next().await;
         assert!((leased_at + 20..=again.lease_expiry - 60_000).contains(&again.scheduled_at), "{again:?}");
         assert!(queue.extend_lease(&again.id, &again.token, Duration::ZERO).await.unwrap());
-        while queue.recover_expired_leases().await.unwrap() == 0 {}
+        while queue.recover_expired_leases().await.unwrap().count == 0 {}
         let last = next().await;
         assert!((again.scheduled_at..=last.lease_expiry - 60_000).contains(&last.scheduled_at), "{last:?}");
         queue.fail(&last, false, delay, "never").await.unwrap();
@@ -261,6 +261,65 @@ fn a_partition_that_does_not_answer_is_named_and_hides_no_other() {
         assert_eq!(stats.counters["enqueued"], 100 - hidden, "nothing of half a partition");
         (0..8).for_each(damage);
         assert!(matches!(owner.stats().await, Err(QueueError::Valkey(_))));
+    });
+}
+
+/// With one partition away a lease failed as a whole, and what it had of the others was dropped with its attempt: three such calls, and work that nobody had
+/// seen was a dead letter. What took leases back, or saw to dead letters, stopped there, and did not say what it had done.
+#[test]
+fn with_a_partition_that_does_not_answer_the_others_are_leased_recovered_and_seen_to() {
+    const AWAY: u16 = 2;
+    let server = Server::start(Durability::None);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let scripts = Scripts::changed(|name, source| if name == "queue_quarantine" { "return {}" } else { source }.to_owned());
+        let scripts: &'static Scripts = Box::leak(Box::new(scripts));
+        let owner = queue_by(&server, scripts, "n1");
+        let work: Vec<Work> = (0..100).map(|number| Work { max_attempts: 1, ..Work::new(format!("{number}-report"), "x") }).collect();
+        owner.enqueue(&work).await.unwrap();
+        let damage = |partition: u16| {
+            let keys = Keyspace::new("ringpost:test").unwrap().queue("report", partition);
+            // What is ready, and the dead.
+            [0, 6].iter().for_each(|key| assert!(server.command(&format!("SET {} x", keys[*key])).starts_with("+OK")));
+        };
+        damage(AWAY);
+        let there = work.iter().filter(|work| owner.queue().partition(&work.id) != AWAY).count();
+        assert!(there < 100);
+        // As the command does: a queue of its own for each call.
+        let mut leased = Vec::new();
+        while leased.len() < there {
+            match queue_by(&server, scripts, "n2").dequeue(1, LEASE).await {
+                Ok(items) if !items.is_empty() => leased.extend(items),
+                other => panic!("{} of {there} are leased: {other:?}", leased.len()),
+            }
+        }
+        let first = owner.queue().partition(&leased[0].id);
+        assert!(leased[..12].iter().any(|item| owner.queue().partition(&item.id) != first), "each has its turn");
+        assert!(leased.iter().all(|item| item.attempts == 1), "none was leased for nothing");
+        assert!(matches!(owner.dequeue(1, LEASE).await, Err(QueueError::Valkey(_))), "what is there nobody knows");
+
+        for item in &leased {
+            assert!(owner.extend_lease(&item.id, &item.token, Duration::ZERO).await.unwrap());
+        }
+        let (began, mut recovered) = (Instant::now(), 0);
+        while recovered < there as u64 {
+            let swept = owner.recover_expired_leases().await.unwrap();
+            assert_eq!(swept.unanswered, [AWAY]);
+            recovered += swept.count;
+            assert!(began.elapsed() < Duration::from_secs(20), "{recovered} of {there} are recovered");
+        }
+        // Each had one attempt.
+        let queue = owner.queue();
+        let (letters, unanswered) = queue.dead_letters(1000).await.unwrap();
+        assert_eq!((letters.len(), unanswered), (there, vec![AWAY]));
+        assert_eq!(queue.dead_letters(3).await.unwrap().0.len(), 3);
+        let named: Vec<String> = work[..10].iter().map(|work| work.id.clone()).collect();
+        let named_there = named.iter().filter(|id| queue.partition(id) != AWAY).count();
+        assert_eq!(queue.requeue_all(&named).await.unwrap().count, named_there as u64);
+        let rest = Tally { count: (there - named_there) as u64, unanswered: vec![AWAY] };
+        assert_eq!(queue.purge_all(&[]).await.unwrap(), rest);
+        (0..8).for_each(damage);
+        assert!(queue.requeue_all(&[]).await.is_err() && queue.purge_all(&named).await.is_err());
+        assert!(queue.dead_letters(9).await.is_err() && owner.recover_expired_leases().await.is_err());
     });
 }
 

@@ -121,3 +121,37 @@ fn mail_for_a_part_of_valkey_that_is_away_is_delivered_here() {
     rig.send(0, MAILS);
     assert_eq!(wait_for("delivery of all", || rig.all_there(MAILS)), MAILS, "each once");
 }
+
+/// A lease ended with 69 and what it had of the other parts was dropped, each with an attempt less; what sees to dead letters stopped at the part that was away
+/// and did not say what it had done.
+#[test]
+fn commands_about_a_queue_do_what_they_can_while_a_part_of_valkey_is_away() {
+    let mut rig = mail_rig(&[SHARES]);
+    rig.by_way_of(0, |words| {
+        let is_away = words.iter().any(|word| word.starts_with(b"{ringpost:cluster:q:report:1}"));
+        if is_away { Passage::Instead(DOWN) } else { Passage::Through }
+    });
+    rig.start_node(0);
+    let report = |args: &[&str]| rig.nodes[0].ringpost("cluster", &[&["queue", "--name", "report"], args].concat());
+    wait_for("its part in the queue", || (report(&["stats"]).0 == 0).then_some(()));
+    let codes: Vec<i32> = (0..16).map(|number| report(&["enqueue", &format!("{number}-report"), "x"]).0).collect();
+    let there = codes.iter().filter(|code| **code == 0).count();
+    assert!(codes.iter().all(|code| [0, 69].contains(code)) && (1..16).contains(&there), "{codes:?}");
+    for _ in 0..there {
+        // Several calls in a row to the part that is away had the circuit open, for a moment.
+        let leased = wait_for("a lease", || Some(report(&["lease", "--json"])).filter(|(code, ..)| *code == 0)).1;
+        assert_eq!(leased.lines().count(), 1);
+        let item: serde_json::Value = serde_json::from_str(&leased).unwrap();
+        assert_eq!(item["attempts"], 1, "none was leased for nothing");
+        let (id, token) = (item["id"].as_str().unwrap(), item["token"].as_str().unwrap());
+        assert_eq!(report(&["fail", id, token, "--no-retry"]).0, 0);
+    }
+    assert_eq!(report(&["lease"]).0, 69, "what is in the other part nobody knows");
+    let (code, dead, why) = report(&["dead", "--json"]);
+    assert_eq!((code, dead.lines().count()), (69, there), "{why}");
+    assert!(why.contains("do not answer") && why.trim_end().ends_with(": 1"), "{why}");
+    let (code, swept, _) = report(&["recover", "--json"]);
+    assert_eq!((code, swept.trim()), (69, r#"{"count":0,"unanswered":[1]}"#));
+    let (code, purged, why) = report(&["purge", "--all", "--json"]);
+    assert_eq!((code, purged.trim()), (69, &*format!(r#"{{"count":{there},"unanswered":[1]}}"#)), "{why}");
+}
