@@ -1,6 +1,6 @@
 //! Calls about the cluster itself: election, heartbeats, members, configs, the leader's word, shared limits.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use redis::Value;
 use serde::{Deserialize, Serialize};
@@ -42,8 +42,10 @@ pub const CONFIG_POLL_MAX: Duration = Duration::from_secs(3600);
 /// Others that publish at the same time come in between so often at most.
 const PUBLISH_TRIES_MAX: u32 = 10;
 /// The most nodes that are read; far more than a cluster has.
-const NODES_MAX: u64 = 4096;
+const NODES_MAX: usize = 4096;
 const MEMBERS_PAGE: u64 = 256;
+/// Pages bring some again that were seen meanwhile.
+const MEMBERS_PAGES_MAX: usize = 2 * NODES_MAX / MEMBERS_PAGE as usize;
 /// The longest entry of a node: its record, the incarnation and a time.
 const MEMBER_BYTES_MAX: usize = RECORD_BYTES_MAX + 256;
 /// The longest name of a shared limit that stands in its key as it is.
@@ -228,25 +230,27 @@ impl ControlPlane {
         self.announced(&mut reply)
     }
 
-    /// All nodes, and the server's time. Records that cannot be read are left out.
+    /// All nodes, each once as it was seen last, and the server's time. Records that cannot be read are left out.
     pub async fn members(&self) -> Result<(u64, Vec<Member>), ValkeyError> {
         let keys = [self.keyspace.members(), self.keyspace.nodes()];
-        let (mut members, mut now_ms, mut offset) = (Vec::new(), 0, 0);
-        while offset < NODES_MAX {
-            let mut reply = Reply::new(self.run("members", &keys, &[&offset.to_string(), &MEMBERS_PAGE.to_string()]).await?)?;
+        let (mut members, mut now_ms, mut last) = (BTreeMap::new(), 0, (String::new(), 0));
+        for _ in 0..MEMBERS_PAGES_MAX {
+            let args = [&last.0, &last.1.to_string(), &MEMBERS_PAGE.to_string()];
+            let mut reply = Reply::new(self.run("members", &keys, &args.map(String::as_str)).await?)?;
             now_ms = reply.count()?;
             let mut page = 0;
             while !reply.is_empty() {
                 let (id, last_seen_ms, record) = (reply.text()?, reply.count()?, reply.text()?);
                 page += 1;
-                members.extend(member(&id, last_seen_ms, &record));
+                let found = member(&id, last_seen_ms, &record);
+                last = (id.clone(), last_seen_ms);
+                members.insert(id, found);
             }
-            offset += page;
-            if page < MEMBERS_PAGE {
+            if page < MEMBERS_PAGE || members.len() >= NODES_MAX {
                 break;
             }
         }
-        Ok((now_ms, members))
+        Ok((now_ms, members.into_values().flatten().collect()))
     }
 
     /// The leader forgets nodes that were not seen for `older_than`. Err(epoch): another leads.

@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    collections::HashSet,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -179,6 +180,29 @@ fn a_process_that_is_gone_stands_in_the_way_of_the_next_for_node_ttl_at_most() {
         assert!(matches!(beat(&me, node_ttl).await, Heartbeat::Taken(_)));
         assert_eq!(beat(&gone, node_ttl).await, Heartbeat::Displaced(me.to_string()));
     });
+}
+
+/// Pages were told apart by their places in the order of who was seen last, in which a heartbeat between two of them moves all that come after its node: of
+/// more than 256 nodes one or another was always missing, and counted as gone.
+#[test]
+fn a_heartbeat_between_two_pages_of_the_list_hides_no_node() {
+    const NODES: u128 = 300;
+    // Behind each page one is seen: whoever was seen longest ago, or the last of the page.
+    const OLDEST: &str = "redis.call('ZADD', KEYS[1], answer[1] + 1, redis.call('ZRANGE', KEYS[1], 0, 0)[1])\nreturn answer";
+    const LAST: &str = "redis.call('ZADD', KEYS[1], answer[1] + 1, seen[#seen - 1])\nreturn answer";
+    for (behind, at_once) in [(OLDEST, false), (LAST, false), (OLDEST, true)] {
+        on_server_with(mutant("members", "return answer", behind), async |server, control| {
+            for number in 0..NODES {
+                pulse(&control, number, 0, true).await;
+                if at_once {
+                    server.command(&format!("ZADD {} 1000 n{number}", keyspace().members()));
+                }
+            }
+            let (_, members) = control.members().await.unwrap();
+            let ids: HashSet<_> = members.iter().map(|member| member.record.id.clone()).collect();
+            assert_eq!((members.len(), ids.len()), (NODES as usize, NODES as usize), "each once: {behind}, at once: {at_once}");
+        });
+    }
 }
 
 #[test]
