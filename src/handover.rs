@@ -231,6 +231,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         for which in [Which::New, Which::Again] {
             (0..OFFERERS).for_each(|_| drop(tokio::spawn(driver.clone().offer_mail(shard, which))));
         }
+        tokio::spawn(driver.clone().offer_mail(shard, Which::Kept));
         tokio::spawn(driver.clone().recall_mail(shard));
     }
     tokio::spawn(driver.clone().see_to_offers());

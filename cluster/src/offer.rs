@@ -27,6 +27,7 @@ mod heard;
 mod heavy;
 mod held_by_lease;
 mod items;
+mod kept;
 mod late;
 mod outages;
 #[cfg(test)]
@@ -56,6 +57,9 @@ pub const OWN_AGAIN: &str = "own-again";
 
 /// Calls that ask, after which one that offers and one that has something forgotten come before the next.
 const ASKS_IN_A_ROW_MAX: u32 = 3;
+/// Calls that take out of the queue what this node delivers, after which another comes before the next.
+const WITHDRAWALS_IN_A_ROW_MAX: u32 = 8;
+
 /// All that this node has offered.
 #[derive(Debug)]
 pub struct Offers {
@@ -83,6 +87,8 @@ pub struct Offers {
     dead: BTreeMap<String, DeadLetter>,
     unread: Unread,
     withdraw: VecDeque<String>,
+    /// Calls that withdraw since another was made.
+    withdrawals_in_a_row: u32,
     leftover: VecDeque<String>,
     /// Of those, and of what is to be withdrawn, what a worker had.
     held: HeldByLease,
@@ -128,6 +134,7 @@ impl Offers {
             dead: BTreeMap::new(),
             unread: Unread::default(),
             withdraw: VecDeque::new(),
+            withdrawals_in_a_row: 0,
             leftover: VecDeque::new(),
             held: HeldByLease::default(),
             free: VecDeque::new(),
@@ -194,13 +201,6 @@ impl Offers {
         }
         self.items.set(id, State::Sending { is_done: false });
         Sending::Send
-    }
-
-    /// A shard delivers this itself, but an earlier run may have offered it.
-    pub fn keeps(&mut self, id: &str) {
-        if self.items.set(id, State::Back).is_none() {
-            self.withdraw.push_back(id.to_owned());
-        }
     }
 
     /// Whether an item has come to its end, or is about to, by all that is remembered: the queue should not have it, and this node does not say
@@ -327,10 +327,22 @@ impl Offers {
         self.offer_crowd(now);
         self.ask_for_held(now);
         self.ask_for_heavy(now);
-        // What this node delivers itself leaves the queue first: workers are about to lease again.
+        // What this node delivers itself leaves the queue first: workers are about to lease again. It can be all that its disk has.
+        if self.withdrawals_in_a_row >= WITHDRAWALS_IN_A_ROW_MAX
+            && let Some(todo) = self.next_beside_withdrawals(now)
+        {
+            self.withdrawals_in_a_row = 0;
+            return Some(todo);
+        }
         if let Some(ids) = self.chosen(|offers| take(&mut offers.withdraw), State::is_to_leave) {
+            self.withdrawals_in_a_row = self.withdrawals_in_a_row.saturating_add(1);
             return Some(Todo::Withdraw(ids));
         }
+        self.withdrawals_in_a_row = 0;
+        self.next_beside_withdrawals(now)
+    }
+
+    fn next_beside_withdrawals(&mut self, now: BootTime) -> Option<Todo> {
         if let Some(ids) = self.chosen(|offers| take(&mut offers.leftover), |state| state == State::Leftover) {
             return Some(Todo::End(ids));
         }

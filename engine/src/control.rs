@@ -129,8 +129,10 @@ pub struct Take {
 pub enum Which {
     /// What it has not had: accepted, or found in the spool. It waits while there is no room.
     New,
-    /// What it asked for by [`HandOver::OfferAgain`], and what an earlier run may have offered and this one keeps. It never waits.
+    /// What it asked for by [`HandOver::OfferAgain`]. It never waits.
     Again,
+    /// What an earlier run may have offered and this one delivers itself: to leave the queue. It waits while much of that is on its way.
+    Kept,
 }
 
 /// What became of the wish to have offered mail back.

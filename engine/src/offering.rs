@@ -142,6 +142,11 @@ impl Shard {
         }
     }
 
+    /// The coordinator has not heard of all such mail.
+    pub(crate) fn has_kept(&self) -> bool {
+        !self.offering.kept.ids.borrow().is_empty()
+    }
+
     /// The coordinator has Valkey, or has had none for long.
     pub(crate) fn set_offering(&self, offers: bool) {
         self.offering.is_local.set(!offers);
@@ -168,8 +173,8 @@ impl Shard {
         poll_fn(|cx| {
             let is_there = match which {
                 Which::New => unsent.poll(cx).is_ready(),
-                // Both are asked, so that either wakes.
-                Which::Again => again.poll(cx).is_ready() | kept.poll(cx).is_ready(),
+                Which::Again => again.poll(cx).is_ready(),
+                Which::Kept => kept.poll(cx).is_ready(),
             };
             if is_there || self.is_ending() { Poll::Ready(()) } else { Poll::Pending }
         })
@@ -182,9 +187,13 @@ impl Shard {
         let mut bytes = 0;
         let line = match which {
             Which::New => &self.offering.unsent,
-            Which::Again => {
+            Which::Again => &self.offering.again,
+            Which::Kept => {
                 offers.kept.extend(std::iter::from_fn(|| self.offering.kept.pop()).take(items_max));
-                &self.offering.again
+                if self.offering.retracts && !self.has_kept() {
+                    self.wake_life();
+                }
+                return offers;
             }
         };
         while offers.items.len() + offers.gone.len() < items_max && bytes < bytes_max && !self.is_ending() {

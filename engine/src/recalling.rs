@@ -161,11 +161,12 @@ impl Shard {
         }
     }
 
-    /// Waits until no mail of an earlier run is offered any more.
+    /// Waits until no mail of an earlier run is offered any more, and the coordinator has heard of all that may have been.
     pub(crate) async fn retracted(self: Rc<Self>) -> Answer {
         self.loaded().await;
         let key = self.life_of_task().await;
-        poll_fn(|_| if self.recalling.retracted.borrow().is_empty() || self.is_ending() { Poll::Ready(()) } else { Poll::Pending }).await;
+        let is_over = || self.recalling.retracted.borrow().is_empty() && !self.has_kept();
+        poll_fn(|_| if is_over() || self.is_ending() { Poll::Ready(()) } else { Poll::Pending }).await;
         self.forget_waiter(key);
         if self.is_ending() { Answer::Failed("the shard ends".to_owned()) } else { Answer::Done }
     }

@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 
 use super::{Driver, ENQUEUE_BYTES_MAX, Ended, TICK, in_each, is_outage};
 
-/// How soon a full hand-over looks again whether there is room for new mail.
+/// How soon a full hand-over looks again whether there is room for new mail, or for what is kept.
 const ROOM_LOOKED_FOR: Duration = Duration::from_millis(20);
 /// Bytes of one enqueue: it is to be done within the deadline of a call.
 const ENQUEUE_BYTES: usize = 256 * 1024;
@@ -34,11 +34,16 @@ const MAIL_ATTEMPTS_MAX: u32 = 5;
 
 impl Driver {
     /// Brings one shard's mail into the queue: such of it. What is new waits while so much is offered; what is offered again does not, or
-    /// nothing would ever be once all of it has to be.
+    /// nothing would ever be once all of it has to be. What is kept leaves the queue, and waits while so much does.
     pub(super) async fn offer_mail(self: Arc<Self>, shard: usize, which: Which) {
         let take = Take { which, items_max: ITEMS_PER_CALL, bytes_max: ENQUEUE_BYTES };
         loop {
-            if which == Which::New && !self.offers().takes_new() {
+            let has_room = match which {
+                Which::New => self.offers().takes_new(),
+                Which::Again => true,
+                Which::Kept => self.offers().takes_kept(),
+            };
+            if !has_room {
                 sleep(ROOM_LOOKED_FOR).await;
                 continue;
             }

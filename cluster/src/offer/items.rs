@@ -128,6 +128,7 @@ pub(super) struct Items {
     partitions: Vec<Partition>,
     count: usize,
     open: usize,
+    back: usize,
 }
 
 #[derive(Debug, Default)]
@@ -149,7 +150,7 @@ pub(super) struct Walk {
 
 impl Items {
     pub(super) fn new(partitions: u16) -> Items {
-        Items { partitions: (0..partitions).map(|_| Partition::default()).collect(), count: 0, open: 0 }
+        Items { partitions: (0..partitions).map(|_| Partition::default()).collect(), count: 0, open: 0, back: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -159,6 +160,11 @@ impl Items {
     /// How many are offered, and nobody is known to have them.
     pub(super) fn open(&self) -> usize {
         self.open
+    }
+
+    /// How many are delivered here and to leave the queue.
+    pub(super) fn back(&self) -> usize {
+        self.back
     }
 
     fn number(&self, id: &str) -> usize {
@@ -185,6 +191,8 @@ impl Items {
         self.count += usize::from(before.is_none());
         self.open += usize::from(state.is_open());
         self.open -= usize::from(before.is_some_and(State::is_open));
+        self.back += usize::from(state == State::Back);
+        self.back -= usize::from(before == Some(State::Back));
         before
     }
 
@@ -193,6 +201,7 @@ impl Items {
         let before = self.partitions[number].remove(id);
         self.count -= usize::from(before.is_some());
         self.open -= usize::from(before.is_some_and(State::is_open));
+        self.back -= usize::from(before == Some(State::Back));
     }
 
     /// A walk through the items of a partition.

@@ -1,0 +1,90 @@
+//! Mail that a start found on its disk and delivers itself, and that an earlier run may have offered: it leaves the queue, if it is there. It can be all of a
+//! long queue, of which most never was there, so only a part of it is seen to at a time; the rest waits in its shards.
+
+use super::{Offers, State};
+
+/// So much is on its way out of the queue, with some 300 bytes each, and two calls for each 128 of them.
+const KEPT_MAX: usize = 4096;
+
+impl Offers {
+    /// Whether shards are to tell of more such mail.
+    pub fn takes_kept(&self) -> bool {
+        self.items.back() < KEPT_MAX
+    }
+
+    /// A shard delivers this itself, but an earlier run may have offered it. What this run has offered since the shard found it stays offered.
+    pub fn keeps(&mut self, id: &str) {
+        if self.items.get(id).is_none() {
+            self.items.set(id, State::Back);
+            self.withdraw.push_back(id.to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        boot_time::BootTime,
+        offer::{Todo, sample_bounds::SAMPLE_BOUNDS},
+        work_queue::{Enqueued, ITEMS_PER_CALL, Known},
+    };
+
+    const KEPT: usize = 50_000;
+    /// What is on its way, all that a shard tells at a time, and what is offered.
+    const ITEMS_MAX: usize = KEPT_MAX + ITEMS_PER_CALL + 1;
+
+    fn at(seconds: u64) -> BootTime {
+        BootTime::after_boot(Duration::from_secs(100 + seconds))
+    }
+
+    /// It can wait in its shard for seconds, and a drain offers it meanwhile.
+    #[test]
+    fn what_was_offered_before_its_turn_came_stays_offered() {
+        let mut offers = Offers::new(SAMPLE_BOUNDS, true, at(0));
+        offers.sending("a");
+        offers.enqueued("a", Enqueued::Added);
+        offers.keeps("a");
+        assert_eq!(offers.poll(at(11)), Some(Todo::Ask(vec!["a".to_owned()])));
+    }
+
+    /// A sharing node that started with a million deferred mails had an entry for each, and asked for nothing that workers had completed, nor offered
+    /// anything again, until the last of them was out of the queue, in which hardly one of them was.
+    #[test]
+    fn a_long_queue_of_an_earlier_run_takes_little_memory_and_holds_up_nothing() {
+        let mut offers = Offers::new(SAMPLE_BOUNDS, true, at(0));
+        offers.sending("offered");
+        offers.enqueued("offered", Enqueued::Added);
+        let (mut told, mut polls, mut asked_after, mut gone) = (0, 0, None, 0);
+        while gone < KEPT {
+            while told < KEPT && offers.takes_kept() {
+                (told..(told + ITEMS_PER_CALL).min(KEPT)).for_each(|number| offers.keeps(&format!("kept-{number}")));
+                told = (told + ITEMS_PER_CALL).min(KEPT);
+            }
+            assert!(offers.items.len() <= ITEMS_MAX, "{}", offers.items.len());
+            if polls == 20 {
+                offers.done("offered");
+            }
+            polls += 1;
+            match offers.poll(at(1)) {
+                Some(Todo::Withdraw(ids)) => ids.iter().for_each(|id| offers.withdrawn(id, true)),
+                Some(Todo::Ask(ids)) => {
+                    for id in &ids {
+                        if id == "offered" {
+                            asked_after = Some(polls - 20);
+                        } else {
+                            gone += 1;
+                            offers.known(id, &Known::Unknown, at(1));
+                        }
+                    }
+                }
+                other => panic!("{other:?} with {gone} gone"),
+            }
+        }
+        // Behind those that are on their way.
+        assert!(asked_after.is_some_and(|polls| polls <= 3 * KEPT_MAX / 128), "{asked_after:?}");
+        assert_eq!(offers.items.len(), 1);
+    }
+}
