@@ -41,6 +41,7 @@ mod drain;
 mod item_names;
 mod marking;
 mod offer_mark;
+mod open_claims;
 mod owner;
 mod retracting;
 mod settlements;
@@ -53,6 +54,7 @@ use item_names::ItemNames;
 use marking::Marking;
 use offer_mark::Offering;
 pub use offer_mark::{OfferMark, Place};
+use open_claims::OpenClaims;
 use settlements::SettledFile;
 
 /// Beyond the lease, for clocks and for what was under way.
@@ -75,9 +77,6 @@ const FAILOVER_MIN: Duration = Duration::from_secs(1);
 /// queue what is not to be delivered again. An owner hears of the return later than a worker by a probe and a call at most, and then has half
 /// a second.
 const OWNERS_FIRST: Duration = GAP_MAX.saturating_add(TICK).saturating_add(TICK);
-
-/// In the place of a number of claims.
-const CLAIMS_UNKNOWN: u64 = u64::MAX;
 
 /// What hand-over needs of the node.
 pub struct HandOverNode {
@@ -153,8 +152,7 @@ struct Driver {
     is_retracting: AtomicBool,
     /// There is something to do with the queue, for a node that does not share.
     activated: Notify,
-    /// Claims that are not decided; [`CLAIMS_UNKNOWN`] before the shards have told, and while this node leases.
-    open_claims: AtomicU64,
+    open_claims: OpenClaims,
     drain_progress: Mutex<DrainProgress>,
     /// Looks through the shards that a drain has begun.
     drain_looks: AtomicU64,
@@ -220,7 +218,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         is_leaving: AtomicBool::new(false),
         is_retracting: AtomicBool::new(node.retracts),
         activated: Notify::new(),
-        open_claims: AtomicU64::new(CLAIMS_UNKNOWN),
+        open_claims: OpenClaims::default(),
         drain_progress: Mutex::default(),
         drain_looks: AtomicU64::new(0),
         node,
@@ -268,11 +266,6 @@ impl Driver {
     fn takes_mail(&self) -> bool {
         let ends = self.is_draining.load(Ordering::Relaxed) || self.is_leaving.load(Ordering::Relaxed);
         self.node.shares && self.node.delivers && !ends
-    }
-
-    /// `None`: not known now.
-    fn open_claims(&self) -> Option<u64> {
-        Some(self.open_claims.load(Ordering::Relaxed)).filter(|count| *count != CLAIMS_UNKNOWN)
     }
 
     fn item(&self, id: QueueId) -> String {

@@ -33,7 +33,8 @@ pub struct DrainProgress {
     /// What the node still has.
     #[serde(flatten)]
     pub counts: DrainCounts,
-    /// Mail of others that was leased before, of which it was not known at the look whose it is.
+    /// Mail of others that was leased before, of which it was not known yet whose it is when the look began that found `counts`: what is decided
+    /// meanwhile may have come behind it.
     pub claims: u64,
     /// Taken over by other nodes since the drain began.
     pub handed_over: u64,
@@ -274,8 +275,8 @@ impl Driver {
         let mut taking = Taking { handed_over: before, last: BootTime::now() };
         loop {
             let look = self.drain_looks.fetch_add(1, Ordering::SeqCst) + 1;
-            // What is decided behind this is in a queue when that is looked at.
-            let claims = self.open_claims();
+            // Before the shards are looked through: what is decided from then on is a message that the look may miss.
+            let claims = self.open_claims.count();
             let mut counts = Some(DrainCounts::default());
             for shard in 0..self.shards.len() {
                 match self.ask(shard, HandOver::OfferAll).await {

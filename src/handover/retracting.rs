@@ -42,7 +42,7 @@ impl Driver {
         if self.look_for_orphans().await.is_err() {
             return;
         }
-        while self.open_claims() != Some(0) || !self.offers().is_empty() {
+        while self.open_claims.count() != Some(0) || !self.offers().is_empty() {
             sleep(TICK).await;
         }
         self.has_retracted();

@@ -28,7 +28,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{
-    CLAIMS_UNKNOWN, Driver, Ended, FORGET_AFTER, LEASES_NONE,
+    Driver, Ended, FORGET_AFTER, LEASES_NONE,
     appetite::{Appetite, IN_TURN_MAX, Look, READY_MAX},
 };
 
@@ -151,7 +151,7 @@ impl Worker {
 
     /// What is decided is in the shards' queues by now.
     fn tell_claims(&self) {
-        self.driver.open_claims.store(self.claims.len() as u64, Ordering::Relaxed);
+        self.driver.open_claims.are(self.claims.len());
     }
 
     /// Repeats what was not answered, but where it is the owners' turn.
@@ -212,8 +212,6 @@ impl Worker {
         if !driver.node.shares || !driver.node.delivers {
             return Ok(false);
         }
-        // A drain that begins now is not to take the node for empty before what comes of this is told.
-        driver.open_claims.store(CLAIMS_UNKNOWN, Ordering::Relaxed);
         let hindrance = self.hindrance().await?;
         let is_hindered = hindrance.is_some();
         self.say(hindrance);
@@ -224,6 +222,11 @@ impl Worker {
             (driver.node.queue.bounds().partitions, u64::try_from(driver.node.lease_ttl.as_millis()).unwrap_or(u64::MAX));
         let mut found = false;
         for _ in 0..partitions {
+            // What this call brings counts from here on, until all of it is decided or given back.
+            driver.open_claims.may_be_one_more(self.claims.len());
+            if driver.is_draining.load(Ordering::SeqCst) {
+                return Ok(false);
+            }
             // What the partitions before had counts as well.
             let room = room(&self.claims);
             if room == 0 || !driver.takes_mail() || !self.load.allows(BootTime::now()) {

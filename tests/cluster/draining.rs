@@ -27,7 +27,7 @@ impl Rig {
     }
 
     /// Mail that waits at a node and delivers nowhere.
-    fn hold_at(&self, node: usize) {
+    pub(super) fn hold_at(&self, node: usize) {
         self.change(node, "via = \"maildir\"", "via = \"hold\"");
         let config = &self.nodes[node].config;
         let text: Vec<String> =

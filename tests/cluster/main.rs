@@ -14,6 +14,7 @@ use serde_json::Value;
 mod another_queue;
 mod copied_spools;
 mod dead_letters;
+mod drain_races;
 mod draining;
 mod forgery;
 mod gray_failures;
