@@ -4,7 +4,7 @@
 //! what is offered first, and then calls [`Queue::expire_offered`].
 
 use crate::listing::Filter;
-use crate::message::{Flags, MessageKey, Place};
+use crate::message::{Flags, Message, MessageKey, Place};
 use crate::queue::Queue;
 use crate::settling::Settled;
 
@@ -12,8 +12,9 @@ use crate::settling::Settled;
 const OVERDUE_AGAIN_MS: u64 = 10_000;
 
 impl Queue {
-    /// Offers a message to other nodes instead of trying it here: those of its recipients that are not settled. False where that cannot
-    /// be: it is held, is being attempted, has something to report, or is gone.
+    /// Offers a message to other nodes instead of trying it here: those of its recipients that are not settled. Mail past its lifetime, as a
+    /// route that holds it keeps, gets the time for one more attempt. False where that cannot be: it is held by command, is being attempted, has
+    /// something to report, or is gone.
     pub fn offer(&mut self, key: MessageKey, now: u64) -> bool {
         let Some(index) = self.find_open(key).filter(|&index| !self.messages[index].flags.has(Flags::KEPT)) else { return false };
         let recipients = self.messages.recipients(index);
@@ -22,6 +23,7 @@ impl Queue {
         }
         self.withdraw(index);
         self.messages[index].flags.set(Flags::OFFERED, true);
+        self.spare(index, now);
         self.arm(index);
         self.refresh_all(index, now);
         true
@@ -64,6 +66,18 @@ impl Queue {
             self.place(index, recipient, Place::Delivered);
         }
         Some(self.conclude_steering(index, !waiting.is_empty(), now, record))
+    }
+
+    /// Grants mail past its routes' lifetimes one more attempt, once until the time for it is over. A time of its own ends it all the same (RFC 2852:
+    /// with `R` it goes back then).
+    fn spare(&mut self, index: u32, now: u64) {
+        let Message { expires_at, grace_until, .. } = self.messages[index];
+        if expires_at <= now || grace_until > now {
+            return;
+        }
+        self.grant_grace(index, now);
+        let granted = self.messages[index].grace_until;
+        self.messages[index].grace_until = granted.min(expires_at);
     }
 
     /// Handles the timer of an offered message: true if its life has ended.

@@ -158,3 +158,22 @@ fn mail_that_owes_no_report_leaves_when_another_has_it() {
     assert_eq!(queue.handed_over(key, START, &mut record), Some(Settled::Done));
     assert_eq!(queue.handed_over(key, START, &mut record), None);
 }
+
+/// A drain bounced all that a route had held for longer than it would have tried it: mail of which is said that it does not grow old.
+#[test]
+fn what_a_route_has_held_beyond_its_lifetime_gets_the_time_for_an_attempt_elsewhere() {
+    let route = Route { pattern: "*".into(), via: Via::Hold, retry: RetryPolicy::default(), limits: Default::default() };
+    let mut queue = Queue::new(QueueSettings::default(), Routes::new(vec![route]).unwrap(), 1, START);
+    let key = enqueue(&mut queue, Offered::No);
+    let (now, grace) = (START + 6 * DAY, QueueSettings::default().grace_ms);
+    assert!(queue.poll(now, &mut Vec::new()).is_none(), "it does not grow old");
+    assert!(queue.offer(key, now));
+    assert!(queue.poll(now, &mut Vec::new()).is_none());
+    assert_eq!(queue.show(key).unwrap().ends_at(), now + grace);
+    // Taken back and offered again it has no more time than that, until it was held for as long again.
+    assert!(queue.take_back(key, now + 1) && queue.offer(key, now + 2));
+    assert_eq!(queue.show(key).unwrap().ends_at(), now + grace);
+    assert!(queue.take_back(key, now + 3) && queue.poll(now + 2 * grace, &mut Vec::new()).is_none());
+    assert!(queue.offer(key, now + 2 * grace));
+    assert_eq!(overdue_at(&mut queue, now + 2 * grace), Some((key, now + 3 * grace)));
+}
