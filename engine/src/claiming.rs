@@ -164,6 +164,8 @@ impl Shard {
             offered: if self.config().delivery.deliver { Offered::No } else { Offered::Always },
         };
         let key = self.enqueue_entry(&view, entry);
+        // Its owner may have given it the time for one more attempt, and says nothing of that.
+        self.queue.borrow_mut().taken_over(key, self.now_ms());
         self.offer_what_is_open(key);
         self.log_mail(format_args!(
             "queue_id={id} event=claimed item={} from=<{}> size={} recipients={}",

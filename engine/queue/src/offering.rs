@@ -29,6 +29,15 @@ impl Queue {
         true
     }
 
+    /// A message that was just queued is what another node has given up to this one, to be attempted at least once: that node may have had it for long,
+    /// held, or while it was down. Mail past its lifetime gets the time for it.
+    pub fn taken_over(&mut self, key: MessageKey, now: u64) {
+        let Some(index) = self.find_open(key) else { return };
+        if self.spare(index, now) {
+            self.arm(index);
+        }
+    }
+
     /// Lets a message that was offered be attempted here. False if it was not, or has left the queue.
     pub fn take_back(&mut self, key: MessageKey, now: u64) -> bool {
         let Some(index) = self.find_open(key).filter(|&index| self.messages[index].flags.has(Flags::OFFERED)) else { return false };
@@ -69,15 +78,16 @@ impl Queue {
     }
 
     /// Grants mail past its routes' lifetimes one more attempt, once until the time for it is over. A time of its own ends it all the same (RFC 2852:
-    /// with `R` it goes back then).
-    fn spare(&mut self, index: u32, now: u64) {
+    /// with `R` it goes back then). True: its end is another now.
+    fn spare(&mut self, index: u32, now: u64) -> bool {
         let Message { expires_at, grace_until, .. } = self.messages[index];
         if expires_at <= now || grace_until > now {
-            return;
+            return false;
         }
         self.grant_grace(index, now);
         let granted = self.messages[index].grace_until;
         self.messages[index].grace_until = granted.min(expires_at);
+        granted != grace_until
     }
 
     /// Handles the timer of an offered message: true if its life has ended.

@@ -57,8 +57,8 @@ pub struct QueueSettings {
     pub homes: Homes,
     /// Waiting that outweighs one priority in a ready queue.
     pub age_step_ms: u64,
-    /// Mail past its lifetime when it is recovered, released, retried or sent another way, or when its route's hold ends or lifetime becomes
-    /// shorter, gets one more attempt within this time.
+    /// Mail past its lifetime when it is recovered, released, retried or sent another way, taken over, or offered where its route holds it, or when
+    /// its route's hold ends or lifetime becomes shorter, gets one more attempt within this time.
     pub grace_ms: u64,
     /// Content above this is not given to other nodes though the message is offered: what is said about it says so.
     pub offered_bytes_max: u64,

@@ -177,3 +177,44 @@ fn what_a_route_has_held_beyond_its_lifetime_gets_the_time_for_an_attempt_elsewh
     assert!(queue.offer(key, now + 2 * grace));
     assert_eq!(overdue_at(&mut queue, now + 2 * grace), Some((key, now + 3 * grace)));
 }
+
+#[test]
+fn mail_in_its_lifetime_is_given_no_more_when_it_is_offered_or_taken_over() {
+    let mut queue = queue();
+    let key = enqueue(&mut queue, Offered::No);
+    queue.taken_over(key, START + 1);
+    assert!(queue.offer(key, START + 2));
+    assert_eq!(queue.show(key).unwrap().ends_at(), START + 5 * DAY);
+}
+
+/// Its owner had given it the time for one more attempt, after a release or a long absence, and the worker failed it without one.
+#[test]
+fn what_is_taken_over_past_its_lifetime_is_attempted_before_it_fails() {
+    let (mut queue, mut record) = (queue(), Vec::new());
+    let (now, grace) = (START + 6 * DAY, QueueSettings::default().grace_ms);
+    let recipients = recipient(&mut queue);
+    let message = NewMessage { accepted_elsewhere: true, ..message(Offered::No) };
+    let key = queue.enqueue(&message, recipients, now);
+    queue.taken_over(key, now);
+    assert_eq!(queue.show(key).unwrap().ends_at(), now + grace);
+    let Some(Work::Attempt(dispatch)) = queue.poll(now, &mut record) else { panic!("it is attempted first") };
+    let _ = queue.settle(dispatch, &[(0, Outcome::Deferred { reply: b"450 4.2.1 later" })], now, &mut record);
+    let reply = queue.show(key).unwrap().recipients().next().unwrap().reply().into_owned();
+    assert_eq!((state(&queue, key), &*reply), (State::Failed, "5.4.7 expired; last: 450 4.2.1 later"), "one attempt, as everywhere");
+}
+
+/// RFC 2852 4.1.1: what could not be delivered by then goes back.
+#[test]
+fn a_time_that_the_sender_set_ends_what_is_taken_over_all_the_same() {
+    let now = START + 6 * DAY;
+    for (expires_at, end) in [(now - 1, START + 5 * DAY), (now + 1000, now + 1000)] {
+        let mut queue = queue();
+        let recipients = recipient(&mut queue);
+        let message = NewMessage { expires_at: Some(expires_at), ..message(Offered::No) };
+        let key = queue.enqueue(&message, recipients, now);
+        queue.taken_over(key, now);
+        assert_eq!(queue.show(key).unwrap().ends_at(), end);
+        let first = queue.poll(now, &mut Vec::new());
+        assert_eq!(matches!(first, Some(Work::Attempt(_))), expires_at > now, "{first:?}");
+    }
+}
