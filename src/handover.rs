@@ -179,7 +179,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
     let offering = Offering::of(&node).map_err(|reason| format!("how mail was offered cannot be read in the spool: {reason}"))?;
     let starts = start_numbers::of_this_start(&node)
         .map_err(|reason| format!("how mail is called that is offered cannot be noted in the spool: {reason}"))?;
-    let is_marked = node.mark.is_set();
+    let (is_marked, was_drained) = (node.mark.is_set(), offering.drained);
     if node.shares {
         if is_marked {
             node.mark.set(&offering).map_err(|reason| format!("how mail is offered cannot be noted in the spool: {reason}"))?;
@@ -201,7 +201,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         settled_before: settled_file.read(),
         settled_file,
         offering,
-        marking: Mutex::new(Marking::new(node.mark.clone())),
+        marking: Mutex::new(Marking::new(node.mark.clone(), was_drained)),
         is_marked: AtomicBool::new(is_marked),
         has_told_unmarked: AtomicBool::new(false),
         offers: Mutex::new(offers),
@@ -237,6 +237,8 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
     tokio::spawn(driver.clone().work());
     if driver.node.retracts {
         tokio::spawn(driver.clone().retract());
+    } else if was_drained {
+        tokio::spawn(driver.clone().see_to_drained());
     }
     tokio::spawn(driver.clone().keep_looking_for_orphans());
     tokio::spawn(driver.clone().see_to_dead_letters());

@@ -257,6 +257,7 @@ impl Node {
                 adopted: orphans.iter().copied().filter(|orphan| orphan % shards == core.shard).collect(),
                 pauses: pauses.clone(),
                 retracts,
+                was_drained: config.cluster.enabled && offer_mark.was_drained(),
                 requests,
                 mesh,
                 loads: loads.clone(),

@@ -87,7 +87,7 @@ pub enum HandOver {
     Recalls,
     /// What became of such wishes.
     Recalled(Vec<(QueueId, Recalled)>),
-    /// Answer when no mail of an earlier run that shared is offered any more.
+    /// Answer when the mail of an earlier run that is wanted back, as it shared or was emptied, has been spoken of: see [`HandOver::Recalled`].
     Retracted,
     /// Which of these the shard does not have.
     Missing(Vec<QueueId>),
@@ -439,6 +439,8 @@ pub enum Answer {
     Backlog(Backlog),
     /// Mail that is wanted back.
     Recalls(Vec<QueueId>),
+    /// Mail of an earlier run that was wanted back, all of which has its answer.
+    Retracted(Vec<QueueId>),
     /// How far the shard is emptied.
     Draining(DrainCounts),
     /// These the shard does not have.

@@ -41,6 +41,8 @@ pub(crate) struct Offering {
     is_draining: Cell<bool>,
     /// An earlier run shared its mail, and this one does not.
     retracts: bool,
+    /// An earlier run was emptied: it may have offered what it had tried before, too.
+    was_drained: bool,
     /// Of mail in state `offered`, what the coordinator has not got.
     unsent: Line,
     /// What it wants again, since the queue has lost it or never had it. Never waits for room.
@@ -81,9 +83,9 @@ impl Line {
 }
 
 impl Offering {
-    /// `retracts`: as in [`crate::shard::ShardPlan`].
-    pub(crate) fn new(retracts: bool) -> Offering {
-        Offering { retracts, ..Offering::default() }
+    /// Both as in [`crate::shard::ShardPlan`].
+    pub(crate) fn new(retracts: bool, was_drained: bool) -> Offering {
+        Offering { retracts, was_drained, ..Offering::default() }
     }
 }
 
@@ -106,6 +108,8 @@ impl Shard {
     pub(crate) fn offered(&self, content_bytes: u64, is_found: bool) -> Offered {
         if !self.config().delivery.deliver {
             Offered::Always
+        } else if is_found && self.offering.was_drained && content_bytes <= ONLY_OFFERED_BYTES_MAX {
+            Offered::Perhaps
         } else if self.offers(content_bytes) || is_found && self.offering.retracts && content_bytes <= ONLY_OFFERED_BYTES_MAX {
             Offered::Untouched
         } else {
@@ -113,8 +117,9 @@ impl Shard {
         }
     }
 
-    /// Found offered in the spool: it is offered again, or taken back by a node that shares no longer.
-    pub(crate) fn found_offered(&self, id: QueueId, content_bytes: u64) {
+    /// Found offered in the spool: it is offered again, or taken back, by a node that shares no longer or that would not offer it anew. `is_untouched`:
+    /// nothing of it was tried or has ended.
+    pub(crate) fn found_offered(&self, id: QueueId, content_bytes: u64, is_untouched: bool) {
         if content_bytes > ONLY_OFFERED_BYTES_MAX {
             warn!(
                 queue_id = %id,
@@ -123,7 +128,8 @@ impl Shard {
                  restart with delivery.deliver = true"
             );
         }
-        if self.offering.retracts {
+        let is_offered_anew = !self.config().delivery.deliver || self.offers(content_bytes) && is_untouched;
+        if self.offering.retracts || !is_offered_anew {
             self.recalling.retract(id);
         } else {
             self.offer_soon(id);

@@ -104,10 +104,12 @@ impl Shard {
         }
         if done {
             self.persist(key, Settled::Done);
-        } else if self.queue.borrow().show(key).is_some_and(|view| view.is_given_out()) {
-            self.found_offered(id, size);
-        } else {
-            self.keeps(id);
+            return Ok(());
+        }
+        let is_untouched = self.queue.borrow().show(key).filter(|view| view.is_given_out()).map(|view| view.is_untouched());
+        match is_untouched {
+            Some(is_untouched) => self.found_offered(id, size, is_untouched),
+            None => self.keeps(id),
         }
         Ok(())
     }

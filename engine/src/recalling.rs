@@ -32,8 +32,10 @@ pub(crate) struct Recalling {
     overdue: Gathered<QueueId>,
     /// Out, and offered again as soon as what has ended of it is durable.
     parted: Gathered<MessageKey>,
-    /// Mail of an earlier run that shared: delivered here as soon as it is out.
+    /// Mail of an earlier run that shared, or was emptied: delivered here as soon as it is out.
     retracted: RefCell<HashSet<QueueId>>,
+    /// All that was ever there, until it is asked for.
+    found: RefCell<Vec<QueueId>>,
 }
 
 /// What comes together, for a task that sees to it together and ends when nothing is left.
@@ -94,9 +96,10 @@ impl Recalling {
         self.waiting.borrow().contains_key(&id)
     }
 
-    /// Mail of an earlier run, found offered by a node that shares no longer.
+    /// Mail of an earlier run, found offered by a node that would not offer it.
     pub(crate) fn retract(&self, id: QueueId) {
         self.retracted.borrow_mut().insert(id);
+        self.found.borrow_mut().push(id);
         self.ask(id, None);
     }
 }
@@ -161,14 +164,15 @@ impl Shard {
         }
     }
 
-    /// Waits until no mail of an earlier run is offered any more, and the coordinator has heard of all that may have been.
+    /// Waits until all mail of an earlier run that is wanted back has its answer, and the coordinator has heard of all that may have been offered; says which
+    /// that was.
     pub(crate) async fn retracted(self: Rc<Self>) -> Answer {
         self.loaded().await;
         let key = self.life_of_task().await;
         let is_over = || self.recalling.retracted.borrow().is_empty() && !self.has_kept();
         poll_fn(|_| if is_over() || self.is_ending() { Poll::Ready(()) } else { Poll::Pending }).await;
         self.forget_waiter(key);
-        if self.is_ending() { Answer::Failed("the shard ends".to_owned()) } else { Answer::Done }
+        if self.is_ending() { Answer::Failed("the shard ends".to_owned()) } else { Answer::Retracted(self.recalling.found.take()) }
     }
 
     /// Mail that was asked back and is out goes on: here, or offered again where this node delivers nothing.

@@ -110,6 +110,8 @@ pub struct ShardPlan {
     pub pauses: Pauses,
     /// An earlier run shared its mail, and this one does not: what it had offered is taken back before it is delivered.
     pub retracts: bool,
+    /// An earlier run was emptied into the cluster and did not say that this was over: any of its mail may have been offered, tried before or not.
+    pub was_drained: bool,
     /// Requests of the coordinator.
     pub requests: RequestReceiver,
     /// Its end of the lanes to the other shards.
@@ -316,7 +318,7 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         homes: HomeCalls::new(plan.shards),
         delivery: Delivery::new(&ring),
         said_before: Rc::default(),
-        offering: Offering::new(plan.retracts),
+        offering: Offering::new(plan.retracts, plan.was_drained),
         recalling: Recalling::default(),
         claiming: Claiming::default(),
         reporting: Reporting::default(),

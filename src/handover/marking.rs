@@ -22,14 +22,16 @@ const AGAIN_AFTER: Duration = RECONCILE_EVERY.saturating_sub(TICK);
 pub struct Marking {
     mark: OfferMark,
     is_kept: bool,
+    /// It says that all mail may be in the queue, as this run or an earlier one was emptied.
+    drained: bool,
     /// When it could not be written last.
     failed_at: Option<BootTime>,
 }
 
 impl Marking {
-    /// Not kept so far.
-    pub fn new(mark: OfferMark) -> Marking {
-        Marking { mark, is_kept: false, failed_at: None }
+    /// Not kept so far. `drained`: what an earlier run has left there, as in [`Offering`].
+    pub fn new(mark: OfferMark, drained: bool) -> Marking {
+        Marking { mark, is_kept: false, drained, failed_at: None }
     }
 
     /// As [`OfferMark::set`]; `None`: that has failed a moment ago, and is not tried yet.
@@ -37,16 +39,26 @@ impl Marking {
         if self.failed_at.is_some_and(|at| now.since(at) < AGAIN_AFTER) {
             return None;
         }
-        let written = self.mark.set(offering);
+        let written = self.mark.set(&Offering { drained: self.drained, ..offering.clone() });
         self.failed_at = written.is_err().then_some(now);
         Some(written)
     }
 
-    /// The node is being emptied: as [`OfferMark::set`], and stays for this process's life.
+    /// The node is being emptied: as [`OfferMark::set`], says so, and stays for this process's life.
     pub fn keep(&mut self, offering: &Offering) -> io::Result<()> {
-        self.mark.set(offering)?;
-        self.is_kept = true;
+        self.mark.set(&Offering { drained: true, ..offering.clone() })?;
+        (self.is_kept, self.drained) = (true, true);
         Ok(())
+    }
+
+    /// What an earlier run offered as it was emptied is settled or taken back: the mark says so no longer, unless this one is being emptied.
+    /// False: it does say so.
+    pub fn drain_is_over(&mut self, offering: &Offering) -> io::Result<bool> {
+        if !self.is_kept {
+            self.mark.set(&Offering { drained: false, ..offering.clone() })?;
+            self.drained = false;
+        }
+        Ok(!self.is_kept)
     }
 
     /// As [`OfferMark::clear`]; false: it is kept.
@@ -99,6 +111,15 @@ impl Driver {
             Err(reason) => warn!(%reason, "the next start looks once more for mail in the cluster's queue"),
         }
     }
+
+    /// Nothing is in the queue any more that only a run that was emptied offers.
+    pub(super) fn drain_is_over(&self) {
+        match self.marking().drain_is_over(&self.offering) {
+            Ok(false) => {}
+            Ok(true) => info!("what this node had offered when it was emptied is settled or taken back"),
+            Err(reason) => warn!(%reason, "the next start takes back once more what was offered when this node was emptied"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -110,7 +131,7 @@ mod tests {
 
     fn offering() -> Offering {
         let place = Place { database: 0, keyspace: "ringpost:cluster".to_owned(), url: "valkey://127.0.0.1:6379".to_owned() };
-        Offering { node: "n1".to_owned(), partitions: 4, named_since: 0, spread_since: Some(0), place: Some(place) }
+        Offering { node: "n1".to_owned(), partitions: 4, named_since: 0, spread_since: Some(0), place: Some(place), drained: false }
     }
 
     /// It was said that it is tried each ten seconds, and it was with each mail and each lease: a disk that was full was asked for a sync each time.
@@ -120,7 +141,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let in_the_way = folder.path().join("cluster");
         fs::write(&in_the_way, "").unwrap();
-        let mut marking = Marking::new(OfferMark::new(in_the_way.clone()));
+        let mut marking = Marking::new(OfferMark::new(in_the_way.clone()), false);
         assert!(marking.set(&offering(), at(0)).is_some_and(|written| written.is_err()));
         fs::remove_file(&in_the_way).unwrap();
         for ms in [0, 5000, 9000] {
@@ -136,7 +157,7 @@ mod tests {
     fn a_mark_is_kept_while_the_node_is_emptied() {
         let folder = tempfile::tempdir().unwrap();
         let mark = OfferMark::new(folder.path().join("cluster"));
-        let mut marking = Marking::new(mark.clone());
+        let mut marking = Marking::new(mark.clone(), false);
         mark.set(&offering()).unwrap();
         assert!(marking.clear_unless_kept().unwrap() && !mark.is_set());
         marking.keep(&offering()).unwrap();
@@ -144,7 +165,25 @@ mod tests {
         // What could not be noted is not kept.
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        let mut marking = Marking::new(OfferMark::new(file));
+        let mut marking = Marking::new(OfferMark::new(file), false);
         assert!(marking.keep(&offering()).is_err() && !marking.is_kept);
+    }
+
+    /// The next start delivered what had been tried before the drain, as nothing said that it had been offered.
+    #[test]
+    fn a_mark_says_that_a_node_was_emptied_until_what_it_offered_is_settled_or_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = OfferMark::new(folder.path().join("cluster"));
+        let mut marking = Marking::new(mark.clone(), false);
+        assert!(marking.set(&offering(), BootTime::default()).is_some_and(|written| written.is_ok()) && !mark.was_drained());
+        marking.keep(&offering()).unwrap();
+        // What says that mail is offered, and that an earlier drain is over, says nothing else of this one.
+        assert!(marking.set(&offering(), BootTime::default()).is_some_and(|written| written.is_ok()));
+        assert!(!marking.drain_is_over(&offering()).unwrap() && mark.was_drained());
+        let mut next = Marking::new(mark.clone(), true);
+        assert!(next.set(&offering(), BootTime::default()).is_some_and(|written| written.is_ok()) && mark.was_drained());
+        assert!(next.drain_is_over(&offering()).unwrap() && !mark.was_drained() && mark.is_set());
+        next.keep(&offering()).unwrap();
+        assert!(mark.was_drained(), "emptied once more");
     }
 }

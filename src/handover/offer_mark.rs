@@ -6,9 +6,12 @@
 //! spool/cluster/offers   mail of this spool may be in the cluster's queue
 //!                        node=<cluster.node_id> partitions=<cluster.queue_partitions> named_since=<boot number> spread_since=<boot number>
 //!                        place=<database> <cluster.valkey_keyspace> <cluster.valkey_url without user and password>
+//!                        drained
 //! ```
 //! The second line is missing where a version wrote it that gave names without the spool, `spread_since` where one did that put the spool
-//! before the message, the third where one did that did not note the place.
+//! before the message, the third where one did that did not note the place. `drained` is there from before the first mail is offered of a node that is
+//! emptied, and until all that it offered then is settled or taken back by a later run: what it had tried, and what is larger than it would share, may be in
+//! the queue as well. Earlier versions pass over it.
 
 use std::{fs, io, path::PathBuf};
 
@@ -21,6 +24,7 @@ use tracing::warn;
 use super::HandOverNode;
 
 const FIRST_LINE: &str = "mail of this spool may be in the cluster's queue";
+const DRAINED: &str = "drained";
 
 /// How this spool's mail is offered.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,6 +39,8 @@ pub struct Offering {
     pub spread_since: Option<u64>,
     /// `None`: a version noted it that did not say where.
     pub place: Option<Place>,
+    /// A node was emptied: all that it had may be there, but for what was held or too large.
+    pub drained: bool,
 }
 
 /// Which queue it is.
@@ -81,6 +87,7 @@ impl Offering {
             named_since,
             spread_since: Some(spread_since),
             place: Some(Place::of(&node.queue)),
+            drained: matches!(&noted, Noted::Offered(earlier) if earlier.drained),
         };
         if let Noted::Offered(earlier) = noted {
             match now.after(&earlier) {
@@ -115,11 +122,12 @@ impl Offering {
     }
 
     fn text(&self) -> String {
-        let Offering { node, partitions, named_since, spread_since, place } = self;
+        let Offering { node, partitions, named_since, spread_since, place, drained } = self;
         let spread = spread_since.map_or_else(String::new, |boot| format!(" spread_since={boot}"));
         let place =
             place.as_ref().map_or_else(String::new, |Place { database, keyspace, url }| format!("place={database} {keyspace} {url}\n"));
-        format!("{FIRST_LINE}\nnode={node} partitions={partitions} named_since={named_since}{spread}\n{place}")
+        let drained = if *drained { format!("{DRAINED}\n") } else { String::new() };
+        format!("{FIRST_LINE}\nnode={node} partitions={partitions} named_since={named_since}{spread}\n{place}{drained}")
     }
 
     fn parse(text: &str) -> Option<Offering> {
@@ -129,7 +137,8 @@ impl Offering {
         let spread_since = value("spread_since").map(str::parse).transpose().ok()?;
         let (partitions, named_since) = (partitions.parse().ok()?, named_since.parse().ok()?);
         let place = text.lines().nth(2).and_then(Place::parse);
-        Some(Offering { node: node.to_owned(), partitions, named_since, spread_since, place })
+        let drained = text.lines().skip(2).any(|line| line == DRAINED);
+        Some(Offering { node: node.to_owned(), partitions, named_since, spread_since, place, drained })
     }
 }
 
@@ -174,6 +183,15 @@ impl OfferMark {
     /// Whether mail may be there. What cannot be looked at counts as yes.
     pub fn is_set(&self) -> bool {
         self.path.try_exists().unwrap_or(true)
+    }
+
+    /// Whether an earlier run was emptied, and all mail may be there. What cannot be read counts as yes.
+    pub fn was_drained(&self) -> bool {
+        match self.read() {
+            Ok(Noted::Offered(offering)) => offering.drained,
+            Ok(Noted::Nothing | Noted::Unnamed) => false,
+            Err(_) => true,
+        }
     }
 
     /// What it says.
@@ -229,7 +247,7 @@ mod tests {
 
     fn offering(named_since: u64) -> Offering {
         let place = Place { database: 0, keyspace: "ringpost:cluster".to_owned(), url: "valkey://127.0.0.1:6379".to_owned() };
-        Offering { node: "n1".to_owned(), partitions: 4, named_since, spread_since: Some(named_since), place: Some(place) }
+        Offering { node: "n1".to_owned(), partitions: 4, named_since, spread_since: Some(named_since), place: Some(place), drained: false }
     }
 
     #[test]
@@ -288,6 +306,20 @@ mod tests {
         }
         mark.set(&Offering { place: None, ..offering(0) }).unwrap();
         assert_eq!(mark.check_place(&at(1, "k")), Ok(()), "nobody can tell");
+    }
+
+    #[test]
+    fn a_mark_says_whether_the_node_was_emptied() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = OfferMark::new(folder.path().join("cluster"));
+        assert!(!mark.was_drained());
+        for place in [offering(7).place, None] {
+            for drained in [true, false] {
+                let now = Offering { drained, place: place.clone(), ..offering(7) };
+                mark.set(&now).unwrap();
+                assert_eq!((mark.read().unwrap(), mark.was_drained()), (Noted::Offered(now), drained));
+            }
+        }
     }
 
     #[test]

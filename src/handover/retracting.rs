@@ -35,7 +35,7 @@ impl Driver {
     pub(super) async fn retract(self: Arc<Self>) {
         info!("an earlier run shared its mail: what it offered in this queue is taken back before it is delivered here");
         for shard in 0..self.shards.len() {
-            if !matches!(self.ask(shard, HandOver::Retracted).await, Ok(Answer::Done)) {
+            if !matches!(self.ask(shard, HandOver::Retracted).await, Ok(Answer::Retracted(_))) {
                 return;
             }
         }
@@ -46,6 +46,26 @@ impl Driver {
             sleep(TICK).await;
         }
         self.has_retracted();
+    }
+
+    /// For a node that shares, after a run that was emptied: that is over once nothing that the earlier run had offered, and this one would not, is in the
+    /// queue.
+    pub(super) async fn see_to_drained(self: Arc<Self>) {
+        let mut found = Vec::new();
+        for shard in 0..self.shards.len() {
+            let Ok(Answer::Retracted(ids)) = self.ask(shard, HandOver::Retracted).await else { return };
+            found.extend(ids);
+        }
+        // Each has its answer. What a worker had is waited for, as is the last look for what is out.
+        while let Some(id) = found.last() {
+            if self.offers().is_at_large(&self.item(*id)) {
+                sleep(TICK).await;
+            } else {
+                found.pop();
+                tokio::task::yield_now().await;
+            }
+        }
+        self.drain_is_over();
     }
 
     /// Each new connection, and each return, may be to a Valkey that has gone back in time: what was settled since is looked for.

@@ -1,8 +1,12 @@
-//! What a node takes over while it is emptied.
+//! What a node takes over, and what it is killed with, while it is emptied.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
 };
 
 use super::{
@@ -49,4 +53,69 @@ fn a_claim_that_is_decided_while_a_node_is_emptied_keeps_it_from_being_empty() {
     assert_eq!(drain.0.wait().unwrap().code(), Some(0));
     assert_eq!(rig.messages_at(1), Some(0), "it said that it is empty");
     assert_eq!(wait_for("delivery by the third", || rig.all_there(1)), 1);
+}
+
+/// A next hop that puts each recipient off. Its port.
+fn puts_off() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut replies = client.try_clone().unwrap();
+                let mut say = |reply: &str| replies.write_all(reply.as_bytes());
+                let mut goes_on = say("220 x\r\n").is_ok();
+                for line in BufReader::new(client).lines().map_while(Result::ok) {
+                    let reply = if line.starts_with("RCPT") { "450 4.2.1 later\r\n" } else { "250 x\r\n" };
+                    goes_on = goes_on && say(reply).is_ok();
+                }
+            });
+        }
+    });
+    port
+}
+
+/// A start took for offered only what nobody had tried and was small: all else that the drain had offered and others had taken while the node was down was
+/// delivered as soon as the log was read.
+#[test]
+fn what_was_tried_before_a_drain_is_not_delivered_twice_when_that_is_cut_short() {
+    for mode in [LOCAL, SHARES] {
+        let mut rig = mail_rig(&[mode, SHARES]);
+        let maildir = "via = \"maildir\"\npath = \"mail/n1/{domain}/{local}\"";
+        let busy = format!("via = \"smarthost\"\nhosts = [\"127.0.0.1:{}\"]\nretry_base = \"1s\"\nretry_cap = \"1s\"", puts_off());
+        rig.change(0, maildir, &busy);
+        rig.start_node(0);
+        rig.send(0, 5);
+        // More than is shared: this node tries it itself.
+        let large = format!("Subject: mail-0005\r\n\r\n{}.", format!("{}\r\n", "x".repeat(998)).repeat(2 * 1024));
+        let replies = rig.nodes[0].converse(&["EHLO x", "MAIL FROM:<a@x.test>", "RCPT TO:<b@y.test>", "DATA", &large]);
+        assert!(replies[4].starts_with("250"), "{replies:?}");
+        let attempts = |line: &str| serde_json::from_str::<Value>(line).unwrap()["attempts"].as_u64().unwrap();
+        let is_tried =
+            || (rig.nodes[0].ringpost("queue", &["ls", "--json"]).1.lines().filter(|line| attempts(line) > 0).count() == 6).then_some(());
+        wait_for("an attempt at each", is_tried);
+        rig.start_node(1);
+        let is_taker = |node: &Value| node["id"] == "n2" && node["metadata"]["takes_mail"] == "yes";
+        wait_for("a taker", || rig.nodes[0].get("/api/cluster/nodes")?.as_array()?.iter().any(is_taker).then_some(()));
+        rig.nodes[1].process.as_ref().unwrap().signal("-STOP");
+        let mut program = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+        program.args(["drain", "--to-cluster", "-c"]).arg(&rig.nodes[0].config).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut drain = Process(program.spawn().unwrap());
+        wait_for("six offers", || (rig.nodes[0].get("/api/queue/stats")?["pending"] == 6).then_some(()));
+        rig.nodes[0].process = None;
+        assert_ne!(drain.0.wait().unwrap().code(), Some(0));
+        let note = rig.folder.path().join("spool1/cluster/offers");
+        let is_noted = || fs::read_to_string(&note).is_ok_and(|text| text.lines().any(|line| line == "drained"));
+        assert!(is_noted());
+        rig.nodes[1].process.as_ref().unwrap().signal("-CONT");
+        assert_eq!(wait_for("delivery of all by the other", || rig.all_there(6)), 6);
+        rig.change(0, &busy, maildir);
+        rig.start_node(0);
+        wait_for("an empty node", || (rig.messages_at(0)? == 0).then_some(()));
+        assert_eq!(rig.all_there(6), Some(6), "{mode}: each once");
+        // A node that shares no longer waits for the queue to forget, too.
+        if mode == SHARES {
+            wait_for("that the drain is over", || (!is_noted()).then_some(()));
+        }
+    }
 }

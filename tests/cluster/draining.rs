@@ -19,7 +19,7 @@ const MAILS: usize = 40;
 
 impl Rig {
     /// Writes another `[delivery]` or route into a node's file.
-    fn change(&self, node: usize, from: &str, to: &str) {
+    pub(super) fn change(&self, node: usize, from: &str, to: &str) {
         let config = &self.nodes[node].config;
         let text = fs::read_to_string(config).unwrap();
         assert!(text.contains(from), "{text}");

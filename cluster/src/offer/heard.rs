@@ -93,6 +93,11 @@ impl Offers {
         self.items.get(id).is_some()
     }
 
+    /// Whether the queue or a worker may have an item: it has not come to an end that this node's spool knows of.
+    pub fn is_at_large(&self, id: &str) -> bool {
+        self.items.get(id).is_some_and(|state| !state.is_past())
+    }
+
     /// Where the queue has an item. Means nothing for one that is just being sent: the two may have crossed.
     pub fn known(&mut self, id: &str, known: &Known, now: BootTime) {
         let Some(state) = self.items.get(id) else { return };

@@ -102,7 +102,7 @@ impl State {
     }
 
     /// It has come to its end, and is remembered for a while.
-    fn is_past(self) -> bool {
+    pub(super) fn is_past(self) -> bool {
         matches!(self, State::Settled { .. } | State::Gone { .. })
     }
 

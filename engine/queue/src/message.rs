@@ -70,6 +70,8 @@ pub enum Offered {
     No,
     /// It is, unless it is found to be held or to have been begun here: that is ended here.
     Untouched,
+    /// It is, unless it is found to be held: an earlier run has offered it, perhaps, whatever was begun here before.
+    Perhaps,
     /// It is in any case: this node attempts nothing.
     Always,
 }

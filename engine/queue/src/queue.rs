@@ -277,10 +277,14 @@ impl Queue {
         let lost_route = recorded.first_lost(open, |pattern| self.routes.by_pattern(pattern));
         self.bound_attempts(index, now);
         let untouched = |recipient: &Recipient| recipient.place == Place::Waiting && recipient.attempts == 0;
-        // What was begun here is ended here, unless this node ends nothing.
-        if message.offered == Offered::Untouched
-            && (self.messages[index].flags.has(Flags::HELD) || !self.messages.recipients(index).iter().all(untouched))
-        {
+        let is_held = self.messages[index].flags.has(Flags::HELD);
+        // What was begun here is ended here, unless this node ends nothing, or may have offered it all the same.
+        let is_kept = match message.offered {
+            Offered::No | Offered::Always => false,
+            Offered::Untouched => is_held || !self.messages.recipients(index).iter().all(untouched),
+            Offered::Perhaps => is_held,
+        };
+        if is_kept {
             self.messages[index].flags.set(Flags::OFFERED, false);
         }
         let done = self.is_settled(index);

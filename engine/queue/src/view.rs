@@ -284,6 +284,11 @@ impl<'q> MessageView<'q> {
         self.recipients().any(|recipient| recipient.is_open())
     }
 
+    /// No recipient was attempted, and none has come to an end.
+    pub fn is_untouched(&self) -> bool {
+        self.recipients().all(|recipient| recipient.is_open() && recipient.attempts() == 0)
+    }
+
     /// Done or deleted, waiting for the acknowledgement of its settled record.
     pub fn is_closing(&self) -> bool {
         self.queue.messages[self.index].flags.has(Flags::CLOSING)

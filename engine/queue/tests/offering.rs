@@ -126,7 +126,7 @@ fn mail_that_is_taken_back_is_attempted_and_mail_that_another_has_leaves() {
 }
 
 #[test]
-fn what_was_begun_here_is_offered_after_a_restart_only_by_a_node_that_delivers_nothing() {
+fn what_was_begun_here_is_offered_after_a_restart_only_by_a_node_that_delivers_nothing_or_was_emptied() {
     let mut before = queue();
     let key = enqueue(&mut before, Offered::No);
     let Some(Work::Attempt(dispatch)) = before.poll(START, &mut Vec::new()) else { panic!("it may go") };
@@ -136,6 +136,7 @@ fn what_was_begun_here_is_offered_after_a_restart_only_by_a_node_that_delivers_n
     for (offered, records, expected) in [
         (Offered::Untouched, vec![], State::Offered),
         (Offered::Untouched, vec![&*record], State::Deferred),
+        (Offered::Perhaps, vec![&*record], State::Offered),
         (Offered::Always, vec![&*record], State::Offered),
     ] {
         let mut after = queue();
@@ -143,6 +144,13 @@ fn what_was_begun_here_is_offered_after_a_restart_only_by_a_node_that_delivers_n
         let recovered = after.recover(&message(offered), recipients, records.into_iter(), START + 1).unwrap();
         assert_eq!(state(&after, recovered.key), expected);
     }
+    // What is held was taken back before.
+    let mut held = Vec::new();
+    assert_eq!(before.hold(key, START, &mut held), Some(Settled::Outcome));
+    let mut after = queue();
+    let recipients = recipient(&mut after);
+    let recovered = after.recover(&message(Offered::Perhaps), recipients, [&*record, &*held].into_iter(), START + 1).unwrap();
+    assert!(!after.show(recovered.key).unwrap().is_offered());
     // A claim that became this node's own is confirmed by a record that says nothing else.
     let (mut own, mut record) = (queue(), Vec::new());
     let key2 = enqueue(&mut own, Offered::No);
