@@ -339,9 +339,9 @@ fn a_guest_that_a_command_has_come_for_goes_home_when_its_turn_comes() {
                 accept(&mut home, 5, 0, &["own@d.test"]);
             }
             // One for all of its recipients, one for one of two, and one that finds nothing else to be begun.
-            countermands[1].give([0].into_iter());
-            countermands[2].give([1].into_iter());
-            countermands[3].give([0].into_iter());
+            countermands[1].give([(0, false)].into_iter());
+            countermands[2].give([(1, false)].into_iter());
+            countermands[3].give([(0, false)].into_iter());
             assert!(!home.has_refused());
             let next = if way == "chained" {
                 home.poll_behind(&first, START)
