@@ -1,6 +1,7 @@
 //! One log on one disk, and the driver between them: begins operations, lets them complete in any order, cuts.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -52,6 +53,17 @@ pub enum Fault {
     FailedSync,
 }
 
+/// Reads that touch this stretch of a file fail, so many times.
+#[derive(Clone, Debug)]
+pub struct BadPlace {
+    /// The file.
+    pub file: SegmentFile,
+    /// Offsets in it.
+    pub bytes: Range<u64>,
+    /// Failures left.
+    pub times: u32,
+}
+
 /// One log, its disk, and what is under way between them.
 pub struct Station {
     /// The disk; it outlives the log's lives.
@@ -60,8 +72,12 @@ pub struct Station {
     pub log: Log<SimHost>,
     /// After so many writes one fails.
     pub fault: Option<(u64, Fault)>,
-    /// So many further reads of this file fail.
-    pub unreadable: Option<(SegmentFile, u32)>,
+    /// What can't be read.
+    pub unreadable: Vec<BadPlace>,
+    /// Reads that were begun, and those of them that failed.
+    pub reads: (u64, u64),
+    /// Bytes that reads brought.
+    pub bytes_read: u64,
     control: Option<Control>,
     running: Vec<Running>,
     late: Vec<Landing>,
@@ -88,7 +104,18 @@ impl Station {
     pub fn new(disk: Disk, config: LogConfig, control: Option<Control>, random: &mut Random, now: Instant) -> Self {
         let pool = Rc::default();
         let log = Self::open(&disk, config, control, &pool, random, now);
-        Station { disk, log, fault: None, unreadable: None, control, running: Vec::new(), late: Vec::new(), pool }
+        Station {
+            disk,
+            log,
+            fault: None,
+            unreadable: Vec::new(),
+            reads: (0, 0),
+            bytes_read: 0,
+            control,
+            running: Vec::new(),
+            late: Vec::new(),
+            pool,
+        }
     }
 
     /// The next life on what the disk has.
@@ -184,12 +211,18 @@ impl Station {
     fn execute(&mut self, kind: OpKind<Vec<u8>>) -> OpResult<Vec<u8>> {
         let disk = &mut self.disk;
         let result = match kind {
-            OpKind::Read { file, buffer, .. } if self.unreadable.is_some_and(|(bad, times)| bad == file && times > 0) => {
-                self.unreadable = self.unreadable.map(|(bad, times)| (bad, times - 1));
-                return OpResult::Read { buffer, result: -5 };
-            }
             OpKind::Read { file, offset, mut buffer, bytes } => {
+                self.reads.0 += 1;
+                let touched = |bad: &&mut BadPlace| {
+                    bad.file == file && bad.times > 0 && bad.bytes.start < offset + bytes as u64 && offset < bad.bytes.end
+                };
+                if let Some(bad) = self.unreadable.iter_mut().find(touched) {
+                    bad.times -= 1;
+                    self.reads.1 += 1;
+                    return OpResult::Read { buffer, result: -5 };
+                }
                 let result = disk.read((file, false), offset as usize, &mut buffer[..bytes]);
+                self.bytes_read += result.max(0) as u64;
                 return OpResult::Read { buffer, result };
             }
             OpKind::WriteSynced { .. } => unreachable!("writes are kept apart"),

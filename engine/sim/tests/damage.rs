@@ -1,10 +1,11 @@
 //! A stopped log whose disk goes bad: bits flip, blocks turn to zeros or to noise. What verifies is found, what doesn't is told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use ringpost_sim::content::{Filling, payload};
-use ringpost_sim::station::Station;
+use ringpost_sim::station::{BadPlace, Station};
 use ringpost_sim::{Disk, Random};
 use ringpost_spool::{BLOCK_BYTES, Content, DamageKind, Event, LogConfig, RecordId, SegmentFile};
 
@@ -157,21 +158,123 @@ fn one_bad_block_costs_only_what_stands_in_it() {
     assert!(harmless > 0 && costly > 0, "{harmless} {costly}");
 }
 
+/// Blocks of a segment, and of the longest batch.
+const BLOCKS: u64 = (128 << 10) / BLOCK_BYTES as u64;
+const BATCH_BLOCKS: u64 = (16 << 10) / BLOCK_BYTES as u64;
+
+impl Bench {
+    /// From now on reads that touch these blocks of the file fail, so many times.
+    fn spoil(&mut self, file: SegmentFile, blocks: Range<u64>, times: u32) {
+        let block = BLOCK_BYTES as u64;
+        self.station.unreadable.push(BadPlace { file, bytes: blocks.start * block..blocks.end * block, times });
+    }
+
+    /// Messages of which something stands in these blocks.
+    fn within(&self, file: SegmentFile, blocks: Range<u64>) -> BTreeSet<u64> {
+        let stands = self.stands.iter().filter(|(_, stand)| stand.0 == file && stand.1 < blocks.end && blocks.start < stand.2);
+        stands.map(|(&number, _)| number).collect()
+    }
+
+    /// A life goes on for a while, the places are good again, and the next life finds every message.
+    fn finds_all_once_it_can_be_read(&mut self, seed: u64) {
+        (0..2000).for_each(|_| self.turn(|_| ()));
+        self.station.unreadable.clear();
+        let (found, damages) = self.recover_as(3);
+        assert_eq!(found, (0..MESSAGES).collect(), "seed {seed}: {damages:?}");
+    }
+}
+
 /// A segment whose headers and batches could not be read for a moment passed for one that nothing was ever written to: it got a new
 /// header, and what was acknowledged in it was gone.
 #[test]
 fn a_segment_that_could_not_be_read_for_a_moment_is_not_used_again() {
-    let blocks = (128 << 10) / BLOCK_BYTES as u32;
     for seed in 1..20 {
         let mut bench = Bench::new(seed);
         let file = bench.stands[&(MESSAGES / 2)].0;
-        // Its head, and then each block behind the headers in the search for a batch.
-        bench.station.unreadable = Some((file, 1 + blocks - 2));
+        bench.spoil(file, 0..BLOCKS, u32::MAX);
         let (found, damages) = bench.recover();
-        assert_eq!(bench.station.unreadable, Some((file, 0)), "all that was to fail did");
         assert!(found.len() < MESSAGES as usize && damages.contains(&(file, DamageKind::ReadFailed)), "{damages:?}");
-        (0..2000).for_each(|_| bench.turn(|_| ()));
-        let (found, _) = bench.recover_as(3);
-        assert_eq!(found, (0..MESSAGES).collect(), "seed {seed}");
+        bench.finds_all_once_it_can_be_read(seed);
+    }
+}
+
+/// A read asks for far more than is needed. One bad sector behind the end of the log made all of that unreadable, up to 1 MiB of mail, and
+/// the end was sealed in front of it: the start after that did not find it either, on whatever disk.
+#[test]
+fn a_bad_block_behind_the_end_of_the_log_costs_nothing() {
+    let mut tried = 0;
+    for seed in 0..60 {
+        let mut bench = Bench::new(seed);
+        let (file, _, end) = bench.stands[&(MESSAGES - 1)];
+        // Behind the witness of the clean stop, at the most.
+        let Some(bad) = (end + 2..BLOCKS).nth(seed as usize % 8) else { continue };
+        tried += 1;
+        bench.spoil(file, bad..bad + 1, u32::MAX);
+        let (found, damages) = bench.recover();
+        assert_eq!(found, (0..MESSAGES).collect(), "seed {seed}: {damages:?}");
+        assert_eq!(damages, [(file, DamageKind::ReadFailed)], "seed {seed}");
+        bench.finds_all_once_it_can_be_read(seed);
+    }
+    assert!(tried > 20, "{tried}");
+}
+
+/// The same in the middle of the log: all in front of it within the same read was not delivered, at any start. And where nothing behind could be
+/// read either, the end was sealed there.
+#[test]
+fn unreadable_blocks_cost_what_stands_in_them_until_they_can_be_read() {
+    let (mut harmless, mut costly) = (0, 0);
+    for seed in 0..60 {
+        let mut bench = Bench::new(seed);
+        let mut chance = Random::new(seed ^ 0xbad);
+        let file = bench.stands[&chance.below(MESSAGES)].0;
+        let first = chance.below(BLOCKS);
+        let bad = first..if seed % 2 == 0 { first + 1 } else { BLOCKS };
+        bench.spoil(file, bad.clone(), u32::MAX);
+        let (found, damages) = bench.recover();
+        let lost: Vec<u64> = (0..MESSAGES).filter(|number| !found.contains(number)).collect();
+        // Nothing may be left that shows whether the batch was acknowledged that reaches into them: it waits, too.
+        let batch = if bad.end == BLOCKS { BATCH_BLOCKS } else { 0 };
+        let stood = bench.within(file, bad.start.saturating_sub(batch)..bad.end);
+        assert!(lost.iter().all(|number| stood.contains(number)), "seed {seed}, blocks {bad:?}: {lost:?}, but {stood:?}: {damages:?}");
+        assert!(lost.is_empty() || damages.contains(&(file, DamageKind::ReadFailed)), "seed {seed}: {damages:?}");
+        if lost.is_empty() {
+            harmless += 1
+        } else {
+            costly += 1
+        }
+        bench.finds_all_once_it_can_be_read(seed);
+    }
+    assert!(harmless > 0 && costly > 0, "{harmless} {costly}");
+}
+
+#[test]
+fn a_read_that_fails_once_costs_nothing() {
+    for seed in 0..40 {
+        let mut bench = Bench::new(seed);
+        let files: BTreeSet<SegmentFile> = bench.stands.values().map(|stand| stand.0).collect();
+        for file in files {
+            bench.spoil(file, seed % BLOCKS..seed % BLOCKS + 1, 1);
+        }
+        let (found, damages) = bench.recover();
+        assert_eq!((found, damages), ((0..MESSAGES).collect(), vec![]), "seed {seed}");
+    }
+}
+
+/// A start on a disk that refuses every read ends, says so, and spoils nothing.
+#[test]
+fn a_disk_that_reads_nothing_is_told_and_loses_nothing() {
+    for seed in 0..10 {
+        let mut bench = Bench::new(seed);
+        let kept = bench.station.disk.list().into_iter().filter(|found| !found.temporary);
+        let files: BTreeSet<SegmentFile> = kept.map(|found| found.file).collect();
+        for &file in &files {
+            bench.spoil(file, 0..BLOCKS, u32::MAX);
+        }
+        let (found, damages) = bench.recover();
+        assert!(found.is_empty());
+        assert!(files.iter().all(|&file| damages.contains(&(file, DamageKind::ReadFailed))), "{damages:?}");
+        let refused = bench.station.reads.1;
+        assert!(refused <= 6 * BLOCKS * files.len() as u64, "{refused} reads were refused");
+        bench.finds_all_once_it_can_be_read(seed);
     }
 }

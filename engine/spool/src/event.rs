@@ -123,7 +123,8 @@ pub enum DamageKind {
     UnacknowledgedTail,
     /// The header of the segment; its generation was taken from its batches.
     SegmentHeader,
-    /// The device refused to read it.
+    /// The device refused to read it, also by itself. What stands in it isn't known in this run; the segment is left as it is, neither
+    /// sealed nor used again, and the next start looks again.
     ReadFailed,
 }
 
@@ -175,6 +176,12 @@ pub enum RecoveryError {
         spool: u64,
         /// The shard it states.
         shard: u16,
+    },
+    /// A segment states the last number that there is: nothing could be written after it.
+    #[error("{file} states that no number is left for another segment")]
+    NumbersUsedUp {
+        /// The file.
+        file: SegmentFile,
     },
     /// The boot number given is not greater than one in the log.
     #[error("boot {boot} is in the log already")]

@@ -22,6 +22,7 @@ mod compaction;
 mod config;
 mod controls;
 mod event;
+mod fetch;
 mod id_table;
 mod index;
 mod load;

@@ -77,7 +77,7 @@ pub enum OpKind<B> {
         file: SegmentFile,
         /// Where in the file.
         offset: u64,
-        /// Memory for it, given back with the result.
+        /// Memory for it, given back with the result; what it holds behind `bytes` stays as it is.
         buffer: B,
         /// How much to read; at most the buffer's length.
         bytes: usize,

@@ -25,7 +25,6 @@ pub(crate) struct Reading {
     is_sealed: bool,
     /// What the scan needs next: offset, bytes.
     pub(crate) wanted: Option<(u32, u32)>,
-    pub(crate) failed: bool,
 }
 
 /// Where the log of one boot ends.
@@ -124,9 +123,7 @@ impl<H: Host> Log<H> {
     }
 
     fn begin_reading(&self, recovery: &mut Recovery<H::Buffer>, slot: u32) -> Reading {
-        if let Some(held) = &mut recovery.held {
-            held.bytes = 0;
-        }
+        self.begin_file(recovery, slot);
         let segment = self.segments.get(slot);
         let seals = recovery.seals.iter().filter(|seal| seal.number == segment.number && seal.generation == segment.generation);
         // Several seals of one end: the lowest counts, so that sealing again never brings back what was sealed away.
@@ -144,7 +141,7 @@ impl<H: Host> Log<H> {
             check_bodies: !self.config.controls().crc_unchecked,
             later_boots: self.config.controls().append_after_restart,
         });
-        Reading { slot, scan, is_sealed: sealed.is_some(), wanted: None, failed: false }
+        Reading { slot, scan, is_sealed: sealed.is_some(), wanted: None }
     }
 
     /// The log position of the first batch met in a segment orders its records among those of others.
@@ -166,6 +163,7 @@ impl<H: Host> Log<H> {
 
     fn finish_segment(&mut self, recovery: &mut Recovery<H::Buffer>, reading: &Reading) {
         let (scan, slot) = (&reading.scan, reading.slot);
+        self.tell_unreadable(slot, &recovery.unreadable);
         recovery.report.batches += scan.batches;
         recovery.report.torn_before_valid += scan.torn_before_valid;
         recovery.report.stale_generations += scan.stale_generations;
@@ -180,8 +178,9 @@ impl<H: Host> Log<H> {
         let segment = self.segments.get_mut(slot);
         segment.used = scan.log_end();
         let is_blank = segment.used == FIRST_BATCH;
-        // What could not be read may hold what was acknowledged.
-        let failed = reading.failed || segment.stuck;
+        // What could not be read may hold what was acknowledged, beyond the end that was found: this start neither uses the segment again
+        // nor seals its end, and the next one looks again.
+        let failed = segment.stuck || !recovery.unreadable.is_empty();
         segment.state = if is_blank && !failed { SegmentState::Blank } else { SegmentState::Full };
         recovery.report.blank_segments += u64::from(is_blank);
         if failed {
@@ -195,7 +194,7 @@ impl<H: Host> Log<H> {
             }
             return;
         }
-        if !reading.is_sealed && segment.number > 0 {
+        if !reading.is_sealed && !failed && segment.number > 0 {
             let last = scan.last().unwrap_or((0, 0));
             recovery.seals_wanted.push(Seal { number: segment.number, generation: segment.generation, last, end: segment.used });
         }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::batch::{BLOCK_BYTES, BatchHeader};
 use crate::event::{Damage, DamageKind, Event, RecoveryError, RecoveryReport};
+use crate::fetch::{Fetch, Unreadable};
 use crate::load::Known;
 use crate::log::{FoundFile, Log, Phase, Purpose};
 use crate::op::{BatchBuffer, Host, Op, OpKind, OpResult, done, filled};
@@ -22,6 +23,9 @@ const HEAD_BYTES: u32 = FIRST_BATCH + BLOCK_BYTES as u32;
 /// Flushes or reads of heads under way at once: a spool has many segments, and accepting waits for these.
 const AT_ONCE: usize = 32;
 
+/// More uses than segments can have gone through since the newest one whose number is known.
+const NUMBERS_IN_DOUBT: u64 = 1 << 20;
+
 /// How far the start has come. `Recovery::next` counts the files, slots or places in `order` that were begun with.
 #[derive(Clone, Copy)]
 pub(crate) enum Stage {
@@ -31,6 +35,8 @@ pub(crate) enum Stage {
     Flush,
     /// Headers and first batches.
     Heads,
+    /// A head that was refused is read again, block by block.
+    HeadAgain { slot: u32 },
     /// The header of a segment can't be read: its batches are searched for a generation.
     Search { slot: u32, at: u32, best: Option<BatchHeader>, had_header: bool },
     /// Segment by segment.
@@ -46,6 +52,15 @@ pub(crate) struct Held<B> {
     pub(crate) bytes: usize,
 }
 
+/// What came of asking for a piece of a segment.
+enum Asked<B> {
+    Op(Op<B>),
+    /// There is no memory for it now.
+    NoBuffer,
+    /// It is in `Recovery::held`.
+    Held,
+}
+
 /// The state of a start.
 pub(crate) struct Recovery<B> {
     files: Vec<FoundFile>,
@@ -54,8 +69,13 @@ pub(crate) struct Recovery<B> {
     /// The segment that is being read.
     pub(crate) reading: Option<Reading>,
     pub(crate) held: Option<Held<B>>,
+    /// The piece that is being read into `held`, and what can't be read of its segment.
+    fetch: Option<Fetch>,
+    pub(crate) unreadable: Unreadable,
     /// Operations that have not ended.
     under_way: usize,
+    /// Slots whose head was refused in one piece.
+    heads_refused: Vec<u32>,
     /// Slots without a readable header that are still to be searched, and whether a header had stood there.
     headless: Vec<(u32, bool)>,
     /// Slots from the newest use to the oldest.
@@ -83,7 +103,10 @@ impl<B> Recovery<B> {
             next: 0,
             reading: None,
             held: None,
+            fetch: None,
+            unreadable: Unreadable::default(),
             under_way: 0,
+            heads_refused: Vec::new(),
             headless: Vec::new(),
             order: Vec::new(),
             witnessed: HashMap::new(),
@@ -191,16 +214,40 @@ impl<H: Host> Log<H> {
                 }
                 Stage::Heads if recovery.under_way > 0 => return Ok(None),
                 Stage::Heads => {
+                    if let Some(slot) = recovery.heads_refused.pop() {
+                        self.begin_file(recovery, slot);
+                        recovery.stage = Stage::HeadAgain { slot };
+                        continue;
+                    }
                     if let Some((slot, had_header)) = recovery.headless.pop() {
+                        self.begin_file(recovery, slot);
                         recovery.stage = Stage::Search { slot, at: FIRST_BATCH, best: None, had_header };
                         continue;
                     }
                     recovery.order = (0..next as u32).collect();
                     recovery.order.sort_by_key(|&slot| std::cmp::Reverse(self.segments.get(slot).number));
-                    self.segments.next_number = recovery.order.first().map_or(1, |&slot| self.segments.get(slot).number + 1);
+                    let newest = recovery.order.first().map(|&slot| self.segments.get(slot));
+                    // A use that could not be read may have a later number than those that could, and no number is given twice.
+                    let is_in_doubt = self.segments.slots.iter().any(|segment| segment.number == 0 && segment.stuck);
+                    let step = if is_in_doubt { 1 + NUMBERS_IN_DOUBT } else { 1 };
+                    let Some(next_number) = newest.map_or(Some(step), |segment| segment.number.checked_add(step)) else {
+                        let file = newest.expect("it has a number").file;
+                        return Err(RecoveryError::NumbersUsedUp { file });
+                    };
+                    self.segments.next_number = next_number;
                     recovery.begin(Stage::Scan);
                 }
-                Stage::Search { slot, at, .. } => return Ok(self.read_op(recovery, slot, at, self.config.read_bytes)),
+                Stage::HeadAgain { slot } => match self.ask(recovery, slot, 0, self.head_bytes(slot)) {
+                    Asked::Op(op) => return Ok(Some(op)),
+                    Asked::NoBuffer => return Ok(None),
+                    Asked::Held => self.take_head_again(recovery, slot)?,
+                },
+                Stage::Search { slot, at, .. } if at >= self.segments.get(slot).bytes => self.end_search(recovery),
+                Stage::Search { slot, at, .. } => match self.ask(recovery, slot, at, BLOCK_BYTES as u32) {
+                    Asked::Op(op) => return Ok(Some(op)),
+                    Asked::NoBuffer => return Ok(None),
+                    Asked::Held => self.search_held(recovery),
+                },
                 Stage::Scan => {
                     if recovery.window().bytes.is_empty() || recovery.reading.is_none() {
                         // Nothing at hand that the driver has not been told of yet.
@@ -208,9 +255,15 @@ impl<H: Host> Log<H> {
                     }
                     let wanted = recovery.reading.as_ref().and_then(|reading| Some((reading.slot, reading.wanted?)));
                     match wanted {
-                        Some((slot, (offset, bytes))) => {
-                            return Ok(self.read_op(recovery, slot, offset, bytes.max(self.config.read_bytes)));
-                        }
+                        Some((slot, (offset, bytes))) => match self.ask(recovery, slot, offset, bytes) {
+                            Asked::Op(op) => return Ok(Some(op)),
+                            Asked::NoBuffer => return Ok(None),
+                            // All of it was found unreadable before: no record stands in it that the driver is to be told of.
+                            Asked::Held => {
+                                self.scan_held(recovery);
+                                self.read_on(recovery)?;
+                            }
+                        },
                         None if matches!(recovery.stage, Stage::Scan) => return Ok(None),
                         None => (),
                     }
@@ -222,21 +275,59 @@ impl<H: Host> Log<H> {
 
     fn head_op(&mut self, slot: u32) -> Option<Op<H::Buffer>> {
         let buffer = self.host.take_buffer(HEAD_BYTES as usize)?;
-        let segment = self.segments.get(slot);
-        let bytes = HEAD_BYTES.min(segment.bytes) as usize;
-        let kind = OpKind::Read { file: segment.file, offset: 0, buffer, bytes };
+        let kind = OpKind::Read { file: self.segments.get(slot).file, offset: 0, buffer, bytes: self.head_bytes(slot) as usize };
         Some(self.op(Purpose::Head { slot }, kind))
     }
 
-    fn read_op(&mut self, recovery: &mut Recovery<H::Buffer>, slot: u32, offset: u32, bytes: u32) -> Option<Op<H::Buffer>> {
-        let buffer = match recovery.held.take() {
+    fn head_bytes(&self, slot: u32) -> u32 {
+        HEAD_BYTES.min(self.segments.get(slot).bytes)
+    }
+
+    /// Another segment is read from here on.
+    pub(crate) fn begin_file(&self, recovery: &mut Recovery<H::Buffer>, slot: u32) {
+        recovery.unreadable = Unreadable::new(self.segments.get(slot).bytes);
+        recovery.fetch = None;
+        if let Some(held) = &mut recovery.held {
+            held.bytes = 0;
+        }
+    }
+
+    /// Reads what is needed and more, or goes on with that: `needed` bytes at `at` of a segment, whole blocks of it.
+    fn ask(&mut self, recovery: &mut Recovery<H::Buffer>, slot: u32, at: u32, needed: u32) -> Asked<H::Buffer> {
+        let mut buffer = match recovery.held.take() {
             Some(held) => held.buffer,
-            None => self.host.take_buffer(self.config.read_bytes.max(HEAD_BYTES) as usize)?,
+            None => match self.host.take_buffer(self.config.read_bytes.max(HEAD_BYTES) as usize) {
+                Some(buffer) => buffer,
+                None => return Asked::NoBuffer,
+            },
         };
         let segment = self.segments.get(slot);
-        let bytes = bytes.min(segment.bytes.saturating_sub(offset)) as usize;
-        let kind = OpKind::Read { file: segment.file, offset: u64::from(offset), buffer, bytes };
-        Some(self.op(Purpose::Recovery, kind))
+        let most = self.config.read_bytes.min(segment.bytes - at);
+        let fetch = recovery.fetch.get_or_insert_with(|| Fetch::new(at, needed, most, &recovery.unreadable));
+        match fetch.next(buffer.bytes_mut(), &recovery.unreadable) {
+            Some((offset, bytes)) => {
+                let kind = OpKind::Read { file: segment.file, offset: u64::from(offset), buffer, bytes: bytes as usize };
+                Asked::Op(self.op(Purpose::Recovery, kind))
+            }
+            None => {
+                recovery.held = Some(Held { buffer, at, bytes: fetch.bytes() });
+                recovery.fetch = None;
+                Asked::Held
+            }
+        }
+    }
+
+    /// One read of what was asked for has ended. Returns whether all of it is held now.
+    fn asked_completed(&self, recovery: &mut Recovery<H::Buffer>, result: OpResult<H::Buffer>) -> bool {
+        let OpResult::Read { mut buffer, result } = result else { panic!("the answer to a read") };
+        let fetch = recovery.fetch.as_mut().expect("a read was under way");
+        fetch.completed(buffer.bytes_mut(), result, &mut recovery.unreadable);
+        let is_held = fetch.next(buffer.bytes_mut(), &recovery.unreadable).is_none();
+        recovery.held = Some(Held { buffer, at: fetch.at(), bytes: fetch.bytes() });
+        if is_held {
+            recovery.fetch = None;
+        }
+        is_held
     }
 
     pub(crate) fn recovery_completed(&mut self, result: OpResult<H::Buffer>) {
@@ -250,7 +341,14 @@ impl<H: Host> Log<H> {
 
     pub(crate) fn head_completed(&mut self, slot: u32, result: OpResult<H::Buffer>) {
         let OpResult::Read { buffer, result } = result else { panic!("the answer to a read") };
-        self.recover(|log, recovery| log.take_head(recovery, slot, filled(&buffer, result)));
+        self.recover(|log, recovery| {
+            let (head, needed) = (filled(&buffer, result), log.head_bytes(slot) as usize);
+            if head.len() < needed {
+                recovery.heads_refused.push(slot);
+                return Ok(());
+            }
+            log.take_head(recovery, slot, &head[..needed], &Unreadable::default())
+        });
     }
 
     /// One operation of the start has ended; `advance` takes what it brought.
@@ -281,47 +379,66 @@ impl<H: Host> Log<H> {
                 recovery.next += 1;
             }
             Stage::Flush | Stage::Heads => unreachable!("their operations have completions of their own"),
-            Stage::Search { slot, at, mut best, had_header } => {
-                let OpResult::Read { buffer, result } = result else { panic!("the answer to a read") };
-                let searched = filled(&buffer, result);
-                // A file may be too short for a batch: then there is nothing to read.
-                if searched.is_empty() && at < self.segments.get(slot).bytes {
-                    self.tell_unreadable(slot, at);
+            Stage::HeadAgain { slot } => {
+                if self.asked_completed(recovery, result) {
+                    self.take_head_again(recovery, slot)?;
                 }
-                best = newest(best, searched);
-                let at = at + (searched.len() as u32).max(BLOCK_BYTES as u32);
-                recovery.stage = Stage::Search { slot, at, best, had_header };
-                self.end_search(recovery);
-                recovery.held = Some(Held { buffer, at: 0, bytes: 0 });
+            }
+            Stage::Search { .. } => {
+                if self.asked_completed(recovery, result) {
+                    self.search_held(recovery);
+                }
             }
             Stage::Scan => {
-                let OpResult::Read { mut buffer, result } = result else { panic!("the answer to a read") };
-                let reading = recovery.reading.as_mut().expect("a segment is being read");
-                let (at, needed) = reading.wanted.take().expect("a read was under way");
-                let mut bytes = filled(&buffer, result).len();
-                if bytes < needed as usize {
-                    // What can't be read is unverifiable, and the segment isn't used again in this run.
-                    buffer.bytes_mut()[bytes..needed as usize].fill(0);
-                    bytes = needed as usize;
-                    reading.failed = true;
-                    let file = self.segments.get(reading.slot).file;
-                    let damage = Damage { file, offset: u64::from(at), bytes: u64::from(needed), kind: DamageKind::ReadFailed };
-                    self.events.push_back(Event::Damaged(damage));
+                if self.asked_completed(recovery, result) {
+                    self.scan_held(recovery);
                 }
-                recovery.report.bytes += bytes as u64;
-                recovery.held = Some(Held { buffer, at, bytes });
             }
             Stage::Finish => unreachable!("nothing was under way"),
         }
         Ok(())
     }
 
-    fn take_head(&mut self, recovery: &mut Recovery<H::Buffer>, slot: u32, head: &[u8]) -> Result<(), RecoveryError> {
+    /// What the scan wanted is at hand.
+    fn scan_held(&mut self, recovery: &mut Recovery<H::Buffer>) {
+        recovery.reading.as_mut().expect("a segment is being read").wanted = None;
+        recovery.report.bytes += recovery.window().bytes.len() as u64;
+    }
+
+    /// A piece of a segment without a header is at hand.
+    fn search_held(&mut self, recovery: &mut Recovery<H::Buffer>) {
+        let Stage::Search { slot, at, best, had_header } = recovery.stage else { return };
+        let searched = recovery.window().bytes;
+        let (best, at) = (newest(best, searched), at + searched.len() as u32);
+        recovery.stage = Stage::Search { slot, at, best, had_header };
+    }
+
+    fn take_head_again(&mut self, recovery: &mut Recovery<H::Buffer>, slot: u32) -> Result<(), RecoveryError> {
+        let (held, unreadable) = (recovery.held.take().expect("the head was just read"), std::mem::take(&mut recovery.unreadable));
+        recovery.stage = Stage::Heads;
+        self.tell_unreadable(slot, &unreadable);
+        self.take_head(recovery, slot, &held.buffer.bytes()[..held.bytes], &unreadable)?;
+        recovery.held = Some(held);
+        Ok(())
+    }
+
+    /// `head`: zeros where it is `unreadable`.
+    fn take_head(
+        &mut self,
+        recovery: &mut Recovery<H::Buffer>,
+        slot: u32,
+        head: &[u8],
+        unreadable: &Unreadable,
+    ) -> Result<(), RecoveryError> {
         let file = self.segments.get(slot).file;
         let first = head.get(FIRST_BATCH as usize..).and_then(BatchHeader::decode).map(|(header, _)| header);
         let mut damaged = None;
         let mut present: Option<SegmentHeader> = None;
         for block in 0..2 {
+            if unreadable.holds(u32::from(block) * BLOCK_BYTES as u32) {
+                damaged = Some(block);
+                continue;
+            }
             match SegmentHeader::decode(head.get(usize::from(block) * BLOCK_BYTES..).unwrap_or(&[])) {
                 Ok(header) if header.spool != self.config.spool || header.shard != self.config.shard => {
                     return Err(RecoveryError::Foreign { file, spool: header.spool, shard: header.shard });
@@ -334,6 +451,10 @@ impl<H: Host> Log<H> {
                 Err(HeaderFault::Newer(format)) => return Err(RecoveryError::NewerFormat { file, format }),
                 Err(HeaderFault::Unreadable) => damaged = Some(block),
             }
+        }
+        if damaged.is_some() && unreadable.holds(FIRST_BATCH) {
+            // What can't be read may be of a later use than the header that can: the other batches tell.
+            present = None;
         }
         if let Some(header) = present {
             let segment = self.segments.get_mut(slot);
@@ -358,6 +479,8 @@ impl<H: Host> Log<H> {
             }
             None => (),
         }
+        // A later use than the one that will be found may stand there: the segment isn't used again in this run.
+        self.segments.get_mut(slot).stuck |= first.is_none() && !unreadable.is_empty();
         if let Some(header) = first.filter(|header| header.generation == self.segments.get(slot).generation) {
             recovery.witness(header.boot, header.durable_upto);
             recovery.firsts.insert(header.number, (header.boot, header.sequence));
@@ -367,10 +490,9 @@ impl<H: Host> Log<H> {
 
     /// At the segment's end: its generation is that of the batch with the highest log position (S7).
     fn end_search(&mut self, recovery: &mut Recovery<H::Buffer>) {
-        let Stage::Search { slot, at, best, had_header } = recovery.stage else { return };
-        if at < self.segments.get(slot).bytes {
-            return;
-        }
+        let Stage::Search { slot, best, had_header, .. } = recovery.stage else { return };
+        self.segments.get_mut(slot).stuck |= !recovery.unreadable.is_empty();
+        self.tell_unreadable(slot, &recovery.unreadable);
         // Zeros in place of both headers and no batch behind them: a file written in advance, which never had one.
         if had_header || best.is_some() {
             self.tell_lost_header(slot);
@@ -381,12 +503,11 @@ impl<H: Host> Log<H> {
         recovery.stage = Stage::Heads;
     }
 
-    /// A newer batch than those that were found may stand here, or the only one: the segment isn't used again in this run.
-    fn tell_unreadable(&mut self, slot: u32, at: u32) {
-        let segment = self.segments.get_mut(slot);
-        if !std::mem::replace(&mut segment.stuck, true) {
-            let (file, bytes) = (segment.file, u64::from(segment.bytes - at));
-            self.events.push_back(Event::Damaged(Damage { file, offset: u64::from(at), bytes, kind: DamageKind::ReadFailed }));
+    pub(crate) fn tell_unreadable(&mut self, slot: u32, unreadable: &Unreadable) {
+        let file = self.segments.get(slot).file;
+        for stretch in unreadable.stretches() {
+            let (offset, bytes) = (u64::from(stretch.start), u64::from(stretch.end - stretch.start));
+            self.events.push_back(Event::Damaged(Damage { file, offset, bytes, kind: DamageKind::ReadFailed }));
         }
     }
 
