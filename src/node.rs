@@ -303,7 +303,7 @@ impl Node {
             retracts: self.retracts,
             mark: self.offer_mark.clone(),
             spool: self.home.node(),
-            boot: self.home.boot(),
+            boot: u64::from(self.home.boot()),
             cluster: cluster.handle.clone(),
             spool_failure,
         };

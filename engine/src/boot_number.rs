@@ -25,17 +25,31 @@ const FILE_BYTES: usize = 2 * SLOT_BYTES;
 /// Of a damaged file so much is shown.
 const FOUND_BYTES: usize = 24;
 
+/// Unix seconds that a clock may show: up to 2097. A clock without its battery may show all bits set, and of an id 32 bits are the start's:
+/// a start that counted from there would leave no number to those after it. What is above is for starts that count on.
+const CLOCK_SECONDS_MAX: u64 = u32::MAX as u64 - (1 << 28);
+
 /// Counts a start: max(last + 1, unix seconds), on disk with its folder before it is returned (S18).
-pub(crate) fn next_boot(spool: &Path) -> Result<u64, SpoolHomeError> {
+///
+/// Refused, with nothing written, when the clock is far off or the numbers are used up: an id given out twice is mail lost.
+pub(crate) fn next_boot(spool: &Path) -> Result<u32, SpoolHomeError> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    next_boot_at(spool, seconds)
+}
+
+/// `seconds`: what the clock shows, since 1970.
+fn next_boot_at(spool: &Path, seconds: u64) -> Result<u32, SpoolHomeError> {
     let path = spool.join("boot");
+    if seconds > CLOCK_SECONDS_MAX {
+        return Err(SpoolHomeError::ClockFarOff { path, seconds });
+    }
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(io_error(&path, "open"))?;
     let mut slots = Vec::with_capacity(FILE_BYTES);
     (&file).take(FILE_BYTES as u64 + 1).read_to_end(&mut slots).map_err(io_error(&path, "read"))?;
     let known = Known::read(&slots).ok_or_else(|| SpoolHomeError::BootUnreadable { path: path.clone(), found: found(&slots) })?;
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let boot = known.next().max(seconds);
-    write(&file, boot, known).and_then(|()| sync_folder(spool)).map_err(io_error(&path, "write"))?;
+    let boot = u32::try_from(known.next().max(seconds)).map_err(|_| SpoolHomeError::BootsUsedUp { path: path.clone() })?;
+    write(&file, u64::from(boot), known).and_then(|()| sync_folder(spool)).map_err(io_error(&path, "write"))?;
     Ok(boot)
 }
 
@@ -121,8 +135,8 @@ mod tests {
 
     use super::*;
 
-    /// Further than unix seconds for a long time, so that the clock has no part.
-    const FAR: u64 = 1 << 40;
+    /// Further than any clock that is believed, so that it has no part.
+    const FAR: u64 = CLOCK_SECONDS_MAX + 1000;
 
     fn file_of(first: u64, second: u64) -> Vec<u8> {
         [slot(first), slot(second)].concat()
@@ -154,14 +168,45 @@ mod tests {
                 let mut bytes = file_of(first, second);
                 bytes[torn * SLOT_BYTES..][..cut].copy_from_slice(&slot(FAR + 2)[..cut]);
                 fs::write(&path, &bytes).unwrap();
-                assert!(next_boot(folder.path()).unwrap() >= FAR + 2, "cut at {cut}");
+                assert!(u64::from(next_boot(folder.path()).unwrap()) >= FAR + 2, "cut at {cut}");
             }
         }
         // The newest slot goes bad afterwards: its number is not given out again.
         let mut bytes = file_of(FAR, FAR + 1);
         bytes[SLOT_BYTES] ^= 1;
         fs::write(&path, &bytes).unwrap();
-        assert_eq!(next_boot(folder.path()).unwrap(), FAR + 2);
+        assert_eq!(u64::from(next_boot(folder.path()).unwrap()), FAR + 2);
+    }
+
+    /// A start with a clock at or beyond 2106 wrote a number that ids have no room for. Each start after it gave out the same ids, those
+    /// of the last number there is, and mail took the place of other mail.
+    #[test]
+    fn a_clock_far_off_stops_the_start_and_leaves_numbers_for_later_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        for seconds in [CLOCK_SECONDS_MAX + 1, u64::from(u32::MAX), u64::from(u32::MAX) + 1, u64::MAX] {
+            let refused = next_boot_at(folder.path(), seconds).unwrap_err();
+            assert!(matches!(refused, SpoolHomeError::ClockFarOff { .. }));
+            assert!(refused.to_string().contains("set the clock"), "{refused}");
+            assert!(!folder.path().join("boot").exists(), "nothing is written");
+        }
+        let first = next_boot_at(folder.path(), CLOCK_SECONDS_MAX).unwrap();
+        assert_eq!(next_boot_at(folder.path(), 1_800_000_000).unwrap(), first + 1);
+    }
+
+    #[test]
+    fn a_start_without_a_number_of_its_own_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("boot");
+        let last = u64::from(u32::MAX);
+        for newest in [last, last + 1, u64::MAX] {
+            fs::write(&path, file_of(newest, newest - 1)).unwrap();
+            let refused = next_boot(folder.path()).unwrap_err();
+            assert!(matches!(refused, SpoolHomeError::BootsUsedUp { .. }));
+            assert!(refused.to_string().contains("an empty folder"), "{refused}");
+            assert_eq!(fs::read(&path).unwrap(), file_of(newest, newest - 1), "it is left alone");
+        }
+        fs::write(&path, file_of(last - 1, last - 2)).unwrap();
+        assert_eq!(next_boot(folder.path()).unwrap(), u32::MAX);
     }
 
     #[test]

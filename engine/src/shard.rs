@@ -304,7 +304,7 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
     let shard = Rc::new(Shard {
         id: plan.id,
         shards: plan.shards,
-        boot: u32::try_from(plan.home.boot()).unwrap_or(u32::MAX),
+        boot: plan.home.boot(),
         own,
         adopted: RefCell::new(committers),
         queue: RefCell::new(queue),
@@ -367,7 +367,7 @@ fn prepare_first(config: &Config, directory: &Path) {
 }
 
 fn log_config(config: &Config, home: &SpoolHome, number: u16, role: Role) -> LogConfig {
-    let mut log = LogConfig::new(home.node(), number, home.boot());
+    let mut log = LogConfig::new(home.node(), number, u64::from(home.boot()));
     log.role = role;
     log.segment_bytes = u32::try_from(config.spool.segment_bytes.bytes()).expect("the config allows at most 1 GiB");
     log.batch_bytes = BATCH_BYTES;

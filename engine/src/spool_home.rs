@@ -77,6 +77,24 @@ pub enum SpoolHomeError {
         /// What is there instead.
         found: String,
     },
+    /// The clock shows a time that no machine has reached, and starts are counted from the clock.
+    #[error(
+        "{path}: this machine's clock shows {seconds} seconds since 1970, and this start would use up the numbers of all later ones; set the clock and start again: this start took none"
+    )]
+    ClockFarOff {
+        /// The file with the number of the newest start.
+        path: PathBuf,
+        /// What the clock shows.
+        seconds: u64,
+    },
+    /// The newest start has the last number there is, or one beyond.
+    #[error(
+        "{path}: no number is left for another start, and ids of mail would be given out twice; a start with a clock far ahead took them. Set `spool.path` to an empty folder; `ringpost spool ls` and `ringpost spool cat` show the mail that is left in this one"
+    )]
+    BootsUsedUp {
+        /// The file with the number of the newest start.
+        path: PathBuf,
+    },
     /// The file system forgets.
     #[error(
         "{path}: {file_system} does not keep mail through a power cut; move `spool.path` to ext4 or xfs, or set `spool.allow_unsafe_spool = true` to accept the loss"
@@ -102,7 +120,7 @@ pub enum WriteMode {
 pub struct SpoolHome {
     path: PathBuf,
     node: u64,
-    boot: u64,
+    boot: u32,
     write_mode: WriteMode,
     _lock: File,
 }
@@ -154,7 +172,7 @@ impl SpoolHome {
     }
 
     /// This start's number: larger than every earlier one of this spool.
-    pub fn boot(&self) -> u64 {
+    pub fn boot(&self) -> u32 {
         self.boot
     }
 
