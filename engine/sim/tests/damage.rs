@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use ringpost_sim::content::{Filling, payload};
 use ringpost_sim::station::{BadPlace, Station};
 use ringpost_sim::{Disk, Random};
-use ringpost_spool::{BLOCK_BYTES, Content, DamageKind, Event, LogConfig, RecordId, SegmentFile};
+use ringpost_spool::{
+    BATCH_HEADER_BYTES, BLOCK_BYTES, Content, DamageKind, Event, LogConfig, RECORD_HEADER_BYTES, RecordId, SegmentFile, forged_batch,
+};
 
 const MESSAGES: u64 = 60;
 
@@ -17,6 +19,8 @@ struct Bench {
     now: Instant,
     /// Blocks in which each message's record stands: (file, first, behind the last).
     stands: BTreeMap<u64, (SegmentFile, u64, u64)>,
+    /// Where a message of other content than ours stands.
+    hostile_in: Option<SegmentFile>,
 }
 
 fn config(boot: u64) -> LogConfig {
@@ -33,14 +37,28 @@ fn config(boot: u64) -> LogConfig {
 impl Bench {
     /// A log with messages of all sizes, stopped cleanly.
     fn new(seed: u64) -> Bench {
+        Bench::with(seed, None)
+    }
+
+    /// The same, with a message of this content in front of all.
+    fn with(seed: u64, mut hostile: Option<Vec<u8>>) -> Bench {
         let (mut random, now) = (Random::new(seed), Instant::now());
         let station = Station::new(Disk::new(4 << 20), config(1), None, &mut random, now);
-        let mut bench = Bench { station, random, now, stands: BTreeMap::new() };
+        let mut bench = Bench { station, random, now, stands: BTreeMap::new(), hostile_in: None };
         let mut next = 0;
         for _ in 0..100_000 {
             bench.turn(|_| ());
             if next == MESSAGES {
                 break;
+            }
+            if let Some(content) = &hostile {
+                let id = RecordId { boot: 1, shard: 9, sequence: 0 };
+                if let Ok(mut record) = bench.station.log.begin(Content::Message, id, content.len() as u32, bench.now) {
+                    record.put(content);
+                    bench.hostile_in = Some(record.finish().location.file);
+                    hostile = None;
+                }
+                continue;
             }
             let id = RecordId { boot: 1, shard: 0, sequence: next };
             let (mut bytes, mut body) = (bench.random.between(100, 9000) as usize, Vec::new());
@@ -83,11 +101,13 @@ impl Bench {
         let mut body = Vec::new();
         for _ in 0..10_000 {
             self.turn(|event| match event {
+                Event::Found { id, .. } if id.shard != 0 => (),
                 Event::Found { id, payload: bytes, .. } => {
                     payload(id.sequence, 0, bytes.len(), Filling::Noise, &mut body);
                     assert_eq!(&body, bytes, "a damaged message was found");
                     found.insert(id.sequence);
                 }
+                Event::FoundSettled { id } => drop(found.remove(&id.sequence)),
                 Event::Damaged(damage) => damages.push((damage.file, damage.kind)),
                 Event::Loaded(_) => loaded = true,
                 _ => (),
@@ -118,7 +138,7 @@ fn a_file_written_in_advance_is_no_damage() {
     disk.sync((file, false));
     disk.sync_directory();
     let station = Station::new(disk, config(1), None, &mut random, now);
-    let mut bench = Bench { station, random, now, stands: BTreeMap::new() };
+    let mut bench = Bench { station, random, now, stands: BTreeMap::new(), hostile_in: None };
     assert_eq!(bench.recover(), (BTreeSet::new(), vec![]));
 }
 
@@ -276,5 +296,54 @@ fn a_disk_that_reads_nothing_is_told_and_loses_nothing() {
         let refused = bench.station.reads.1;
         assert!(refused <= 6 * BLOCKS * files.len() as u64, "{refused} reads were refused");
         bench.finds_all_once_it_can_be_read(seed);
+    }
+}
+
+/// Blocks of a segment's head: two headers and the front of the first batch.
+const HEAD: Range<u64> = 0..3;
+
+#[test]
+fn a_segment_whose_head_is_gone_is_found_by_its_batches_and_left_as_it_is() {
+    let mut tried = 0;
+    for seed in 0..40 {
+        let mut bench = Bench::new(seed);
+        // One that is full: of the last one there may be too little to prove anything.
+        let file = bench.stands[&0].0;
+        if bench.stands[&(MESSAGES - 1)].0 == file {
+            continue;
+        }
+        tried += 1;
+        bench.spoil(file, HEAD, u32::MAX);
+        let (found, damages) = bench.recover();
+        let stood = bench.within(file, HEAD);
+        assert!((0..MESSAGES).all(|number| found.contains(&number) || stood.contains(&number)), "seed {seed}: {found:?}, {damages:?}");
+        assert!(damages.contains(&(file, DamageKind::SegmentHeader)), "seed {seed}: {damages:?}");
+        bench.finds_all_once_it_can_be_read(seed);
+    }
+    assert!(tried > 20, "{tried}");
+}
+
+/// Where the head of a segment could not be read, the batch with the greatest log position told its use, and a sender could have put that
+/// batch into a message: its records were taken for ours, ours for old ones, and with the greatest number there is each start aborted.
+#[test]
+fn batches_forged_in_content_are_not_believed_where_the_head_is_gone() {
+    const VICTIM: u64 = MESSAGES - 1;
+    for number in [1, 2, 3, u64::MAX - 1, u64::MAX] {
+        for position in [(1, 1 << 40), (u64::MAX, 1 << 40)] {
+            let victim = RecordId { boot: 1, shard: 0, sequence: VICTIM };
+            let forged = forged_batch(0x5eed, number, position.0, position.1, victim);
+            // The first record of a batch begins here, so that the forged ones stand at the front of blocks.
+            let mut content = vec![b'x'; BLOCK_BYTES - BATCH_HEADER_BYTES - RECORD_HEADER_BYTES];
+            (0..2).for_each(|_| content.extend_from_slice(&forged));
+            let mut bench = Bench::with(7, Some(content));
+            let file = bench.hostile_in.expect("it was sent");
+            let elsewhere: BTreeSet<u64> = (0..MESSAGES).filter(|number| bench.stands[number].0 != file).collect();
+            assert!(elsewhere.contains(&VICTIM), "the victim stands in another segment");
+            bench.spoil(file, HEAD, u32::MAX);
+            let (found, damages) = bench.recover();
+            assert!(elsewhere.iter().all(|number| found.contains(number)), "{number}: {found:?}, {damages:?}");
+            assert!(damages.contains(&(file, DamageKind::Unidentified)), "{damages:?}");
+            bench.finds_all_once_it_can_be_read(7);
+        }
     }
 }

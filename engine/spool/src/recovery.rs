@@ -5,16 +5,18 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use crate::batch::{BLOCK_BYTES, BatchHeader};
-use crate::event::{Damage, DamageKind, Event, RecoveryError, RecoveryReport};
+use crate::batch::BLOCK_BYTES;
+use crate::event::{Event, RecoveryError, RecoveryReport};
 use crate::fetch::{Fetch, Unreadable};
+use crate::heads::Headless;
 use crate::load::Known;
 use crate::log::{FoundFile, Log, Phase, Purpose};
 use crate::op::{BatchBuffer, Host, Op, OpKind, OpResult, done, filled};
 use crate::reading::{LogEnd, Reading};
 use crate::scan::Window;
 use crate::seal::Seal;
-use crate::segment::{FIRST_BATCH, HeaderFault, SegmentFile, SegmentHeader};
+use crate::search::{Search, SearchStep};
+use crate::segment::{FIRST_BATCH, SegmentFile};
 use crate::segments::{Segment, SegmentState};
 
 /// Blocks at the front of a segment that tell what it is: its headers, and the front of its first batch.
@@ -37,8 +39,8 @@ pub(crate) enum Stage {
     Heads,
     /// A head that was refused is read again, block by block.
     HeadAgain { slot: u32 },
-    /// The header of a segment can't be read: its batches are searched for a generation.
-    Search { slot: u32, at: u32, best: Option<BatchHeader>, had_header: bool },
+    /// The head of a segment can't be read: its batches are searched for what proves a use.
+    Search { slot: u32 },
     /// Segment by segment.
     Scan,
     /// The whole log is known.
@@ -76,8 +78,9 @@ pub(crate) struct Recovery<B> {
     under_way: usize,
     /// Slots whose head was refused in one piece.
     heads_refused: Vec<u32>,
-    /// Slots without a readable header that are still to be searched, and whether a header had stood there.
-    headless: Vec<(u32, bool)>,
+    /// Segments that are still to be searched; the last one is.
+    pub(crate) headless: Vec<Headless>,
+    search: Option<Search>,
     /// Slots from the newest use to the oldest.
     pub(crate) order: Vec<u32>,
     /// Batches up to here were acknowledged, by boot.
@@ -108,6 +111,7 @@ impl<B> Recovery<B> {
             under_way: 0,
             heads_refused: Vec::new(),
             headless: Vec::new(),
+            search: None,
             order: Vec::new(),
             witnessed: HashMap::new(),
             firsts: HashMap::new(),
@@ -219,12 +223,14 @@ impl<H: Host> Log<H> {
                         recovery.stage = Stage::HeadAgain { slot };
                         continue;
                     }
-                    if let Some((slot, had_header)) = recovery.headless.pop() {
+                    if let Some(&Headless { slot, .. }) = recovery.headless.last() {
                         self.begin_file(recovery, slot);
-                        recovery.stage = Stage::Search { slot, at: FIRST_BATCH, best: None, had_header };
+                        recovery.search = Some(Search::new(self.segments.get(slot).bytes, self.config.read_bytes));
+                        recovery.stage = Stage::Search { slot };
                         continue;
                     }
-                    recovery.order = (0..next as u32).collect();
+                    // The others are blank, or nothing tells their use.
+                    recovery.order = (0..next as u32).filter(|&slot| self.segments.get(slot).number > 0).collect();
                     recovery.order.sort_by_key(|&slot| std::cmp::Reverse(self.segments.get(slot).number));
                     let newest = recovery.order.first().map(|&slot| self.segments.get(slot));
                     // A use that could not be read may have a later number than those that could, and no number is given twice.
@@ -242,12 +248,19 @@ impl<H: Host> Log<H> {
                     Asked::NoBuffer => return Ok(None),
                     Asked::Held => self.take_head_again(recovery, slot)?,
                 },
-                Stage::Search { slot, at, .. } if at >= self.segments.get(slot).bytes => self.end_search(recovery),
-                Stage::Search { slot, at, .. } => match self.ask(recovery, slot, at, BLOCK_BYTES as u32) {
-                    Asked::Op(op) => return Ok(Some(op)),
-                    Asked::NoBuffer => return Ok(None),
-                    Asked::Held => self.search_held(recovery),
-                },
+                Stage::Search { slot } => {
+                    let mut search = recovery.search.take().expect("a segment is searched");
+                    let step = search.step(recovery.window());
+                    recovery.search = Some(search);
+                    match step {
+                        SearchStep::Done(searched) => self.end_search(recovery, searched),
+                        SearchStep::Read { offset, bytes } => match self.ask(recovery, slot, offset, bytes) {
+                            Asked::Op(op) => return Ok(Some(op)),
+                            Asked::NoBuffer => return Ok(None),
+                            Asked::Held => (),
+                        },
+                    }
+                }
                 Stage::Scan => {
                     if recovery.window().bytes.is_empty() || recovery.reading.is_none() {
                         // Nothing at hand that the driver has not been told of yet.
@@ -384,10 +397,9 @@ impl<H: Host> Log<H> {
                     self.take_head_again(recovery, slot)?;
                 }
             }
+            // The search goes on in what is held when the next operation is asked for.
             Stage::Search { .. } => {
-                if self.asked_completed(recovery, result) {
-                    self.search_held(recovery);
-                }
+                self.asked_completed(recovery, result);
             }
             Stage::Scan => {
                 if self.asked_completed(recovery, result) {
@@ -404,127 +416,4 @@ impl<H: Host> Log<H> {
         recovery.reading.as_mut().expect("a segment is being read").wanted = None;
         recovery.report.bytes += recovery.window().bytes.len() as u64;
     }
-
-    /// A piece of a segment without a header is at hand.
-    fn search_held(&mut self, recovery: &mut Recovery<H::Buffer>) {
-        let Stage::Search { slot, at, best, had_header } = recovery.stage else { return };
-        let searched = recovery.window().bytes;
-        let (best, at) = (newest(best, searched), at + searched.len() as u32);
-        recovery.stage = Stage::Search { slot, at, best, had_header };
-    }
-
-    fn take_head_again(&mut self, recovery: &mut Recovery<H::Buffer>, slot: u32) -> Result<(), RecoveryError> {
-        let (held, unreadable) = (recovery.held.take().expect("the head was just read"), std::mem::take(&mut recovery.unreadable));
-        recovery.stage = Stage::Heads;
-        self.tell_unreadable(slot, &unreadable);
-        self.take_head(recovery, slot, &held.buffer.bytes()[..held.bytes], &unreadable)?;
-        recovery.held = Some(held);
-        Ok(())
-    }
-
-    /// `head`: zeros where it is `unreadable`.
-    fn take_head(
-        &mut self,
-        recovery: &mut Recovery<H::Buffer>,
-        slot: u32,
-        head: &[u8],
-        unreadable: &Unreadable,
-    ) -> Result<(), RecoveryError> {
-        let file = self.segments.get(slot).file;
-        let first = head.get(FIRST_BATCH as usize..).and_then(BatchHeader::decode).map(|(header, _)| header);
-        let mut damaged = None;
-        let mut present: Option<SegmentHeader> = None;
-        for block in 0..2 {
-            if unreadable.holds(u32::from(block) * BLOCK_BYTES as u32) {
-                damaged = Some(block);
-                continue;
-            }
-            match SegmentHeader::decode(head.get(usize::from(block) * BLOCK_BYTES..).unwrap_or(&[])) {
-                Ok(header) if header.spool != self.config.spool || header.shard != self.config.shard => {
-                    return Err(RecoveryError::Foreign { file, spool: header.spool, shard: header.shard });
-                }
-                Ok(header) if present.is_none_or(|known| known.number < header.number) => {
-                    present = Some(header);
-                    self.segments.get_mut(slot).header_block = block;
-                }
-                Ok(_) | Err(HeaderFault::Absent) => (),
-                Err(HeaderFault::Newer(format)) => return Err(RecoveryError::NewerFormat { file, format }),
-                Err(HeaderFault::Unreadable) => damaged = Some(block),
-            }
-        }
-        if damaged.is_some() && unreadable.holds(FIRST_BATCH) {
-            // What can't be read may be of a later use than the header that can: the other batches tell.
-            present = None;
-        }
-        if let Some(header) = present {
-            let segment = self.segments.get_mut(slot);
-            (segment.number, segment.generation) = (header.number, header.generation);
-            segment.bytes = segment.bytes.min(header.bytes);
-        }
-        recovery.report.headers_unreadable += u64::from(damaged.is_some());
-        // A header torn while the segment was being freed: then the other one holds. One that went bad later: then there are batches of
-        // a later use. No content ever stands at the front of a first batch: its header is ours, or nothing.
-        let later = first.filter(|first| present.is_none_or(|present| present.number < first.number));
-        if later.is_some() || present.is_none() {
-            let block = damaged.unwrap_or(1 - self.segments.get(slot).header_block);
-            self.segments.get_mut(slot).header_block = block;
-        }
-        match later {
-            Some(header) => {
-                self.tell_lost_header(slot);
-                self.adopt_generation(slot, &header);
-            }
-            None if present.is_none() => {
-                recovery.headless.push((slot, damaged.is_some()));
-            }
-            None => (),
-        }
-        // A later use than the one that will be found may stand there: the segment isn't used again in this run.
-        self.segments.get_mut(slot).stuck |= first.is_none() && !unreadable.is_empty();
-        if let Some(header) = first.filter(|header| header.generation == self.segments.get(slot).generation) {
-            recovery.witness(header.boot, header.durable_upto);
-            recovery.firsts.insert(header.number, (header.boot, header.sequence));
-        }
-        Ok(())
-    }
-
-    /// At the segment's end: its generation is that of the batch with the highest log position (S7).
-    fn end_search(&mut self, recovery: &mut Recovery<H::Buffer>) {
-        let Stage::Search { slot, best, had_header, .. } = recovery.stage else { return };
-        self.segments.get_mut(slot).stuck |= !recovery.unreadable.is_empty();
-        self.tell_unreadable(slot, &recovery.unreadable);
-        // Zeros in place of both headers and no batch behind them: a file written in advance, which never had one.
-        if had_header || best.is_some() {
-            self.tell_lost_header(slot);
-        }
-        if let Some(header) = best {
-            self.adopt_generation(slot, &header);
-        }
-        recovery.stage = Stage::Heads;
-    }
-
-    pub(crate) fn tell_unreadable(&mut self, slot: u32, unreadable: &Unreadable) {
-        let file = self.segments.get(slot).file;
-        for stretch in unreadable.stretches() {
-            let (offset, bytes) = (u64::from(stretch.start), u64::from(stretch.end - stretch.start));
-            self.events.push_back(Event::Damaged(Damage { file, offset, bytes, kind: DamageKind::ReadFailed }));
-        }
-    }
-
-    fn tell_lost_header(&mut self, slot: u32) {
-        let &Segment { file, header_block, .. } = self.segments.get(slot);
-        let (offset, bytes) = (u64::from(header_block) * BLOCK_BYTES as u64, BLOCK_BYTES as u64);
-        self.events.push_back(Event::Damaged(Damage { file, offset, bytes, kind: DamageKind::SegmentHeader }));
-    }
-
-    fn adopt_generation(&mut self, slot: u32, header: &BatchHeader) {
-        let segment = self.segments.get_mut(slot);
-        (segment.number, segment.generation) = (header.number, header.generation);
-    }
-}
-
-/// The batch with the highest log position.
-fn newest(known: Option<BatchHeader>, bytes: &[u8]) -> Option<BatchHeader> {
-    let headers = bytes.chunks(BLOCK_BYTES).filter_map(BatchHeader::decode).map(|(header, _)| header);
-    known.into_iter().chain(headers).reduce(|best, next| if (best.boot, best.sequence) < (next.boot, next.sequence) { next } else { best })
 }

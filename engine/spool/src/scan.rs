@@ -44,7 +44,7 @@ pub(crate) struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    fn view(&self, at: u32, bytes: u32) -> Option<&'a [u8]> {
+    pub(crate) fn view(&self, at: u32, bytes: u32) -> Option<&'a [u8]> {
         let start = at.checked_sub(self.at)? as usize;
         self.bytes.get(start..start + bytes as usize)
     }
