@@ -184,11 +184,12 @@ fn prepare(config: &Config, segments: u32) -> Result<ExitCode, Failure> {
             let home = SpoolHome::open(path, random_u64(), config.spool.allow_unsafe_spool)
                 .map_err(|reason| Failure { message: reason.to_string(), code: EXIT_IO })?;
             let shards = crate::topology::CorePlan::new(config).map_err(Failure::config)?.shards.len();
-            for number in 0..shards {
-                let directory = home.path().join(format!("shard-{number:03}"));
-                let made = ringpost_engine::preparation::prepare(&directory, config.spool.segment_bytes.bytes(), segments, |done, all| {
-                    eprint!("\rlog {number}: {done} of {all} segments prepared");
-                });
+            for number in 0..u16::try_from(shards).expect("the plan has at most as many shards as ids have room for") {
+                let directory = home.log_directory(number);
+                let made =
+                    ringpost_engine::preparation::prepare(&home, number, config.spool.segment_bytes.bytes(), segments, |done, all| {
+                        eprint!("\rlog {number}: {done} of {all} segments prepared");
+                    });
                 eprintln!();
                 made.map_err(|reason| Failure { message: format!("{}: {reason}", directory.display()), code: EXIT_IO })?;
             }

@@ -283,9 +283,9 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
     queue.set_pauses(plan.pauses);
     queue.follow_pauses(0..queue.destination_slots(), now);
     let open = |number: u16, role: Role| {
-        let directory = plan.home.path().join(format!("shard-{number:03}"));
+        let directory = plan.home.log_directory(number);
         if role == Role::Own {
-            prepare_first(&config, &directory);
+            prepare_first(&config, &plan.home, number, &directory);
         }
         let files = SegmentFiles::open(ring.clone(), directory.clone(), plan.home.write_mode())
             .map_err(|reason| format!("{}: {reason}", directory.display()))?;
@@ -353,14 +353,14 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
 
 /// A new log gets its first segment written with zeros before it is opened: the first mail is not to pay for a segment that was only
 /// reserved. Without room for it the log makes do.
-fn prepare_first(config: &Config, directory: &Path) {
+fn prepare_first(config: &Config, home: &SpoolHome, number: u16, directory: &Path) {
     let segment_bytes = config.spool.segment_bytes.bytes();
     let is_new = std::fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none());
     let room =
         directory.parent().and_then(|spool| rustix::fs::statvfs(spool).ok()).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
     if is_new
         && room > config.spool.min_free_bytes.bytes().saturating_add(segment_bytes)
-        && let Err(reason) = preparation::prepare(directory, segment_bytes, 1, |_, _| ())
+        && let Err(reason) = preparation::prepare(home, number, segment_bytes, 1, |_, _| ())
     {
         warn!(directory = %directory.display(), %reason, "the first segment could not be prepared; the log makes do without");
     }

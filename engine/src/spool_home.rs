@@ -166,6 +166,11 @@ impl SpoolHome {
         &self.path
     }
 
+    /// The directory of a log, which may not be there yet.
+    pub fn log_directory(&self, number: u16) -> PathBuf {
+        self.path.join(format!("shard-{number:03}"))
+    }
+
     /// 64 random bits made with the spool.
     pub fn node(&self) -> u64 {
         self.node

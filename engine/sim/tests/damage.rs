@@ -8,7 +8,8 @@ use ringpost_sim::content::{Filling, payload};
 use ringpost_sim::station::{BadPlace, Station};
 use ringpost_sim::{Disk, Random};
 use ringpost_spool::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES, Content, DamageKind, Event, LogConfig, RECORD_HEADER_BYTES, RecordId, SegmentFile, forged_batch,
+    BATCH_HEADER_BYTES, BLOCK_BYTES, Content, DamageKind, Event, LogConfig, RECORD_HEADER_BYTES, RecordId, SegmentFile, blank_front,
+    forged_batch,
 };
 
 const MESSAGES: u64 = 60;
@@ -140,6 +141,38 @@ fn a_file_written_in_advance_is_no_damage() {
     let station = Station::new(disk, config(1), None, &mut random, now);
     let mut bench = Bench { station, random, now, stands: BTreeMap::new(), hostile_in: None };
     assert_eq!(bench.recover(), (BTreeSet::new(), vec![]));
+}
+
+/// Each file that was written ahead of a burst was read whole, twice, before mail was accepted.
+#[test]
+fn a_file_marked_as_blank_is_not_looked_through() {
+    let (mut random, now) = (Random::new(1), Instant::now());
+    let mut disk = Disk::new(4 << 20);
+    for number in 1..=8 {
+        let name = (SegmentFile(number), false);
+        disk.create(name);
+        disk.allocate(name, 128 << 10);
+        disk.damage(name, 0, &blank_front(7, 0, 128 << 10));
+        disk.sync(name);
+    }
+    disk.sync_directory();
+    let station = Station::new(disk, config(1), None, &mut random, now);
+    let mut bench = Bench { station, random, now, stands: BTreeMap::new(), hostile_in: None };
+    assert_eq!(bench.recover(), (BTreeSet::new(), vec![]));
+    assert_eq!(bench.station.bytes_read, 8 * 3 * BLOCK_BYTES as u64);
+    // The first header takes the place of the mark, and what is written behind it is found.
+    (0..2000).for_each(|_| bench.turn(|_| ()));
+    let id = RecordId { boot: 2, shard: 0, sequence: 1 };
+    let mut body = Vec::new();
+    payload(1, 0, 500, Filling::Noise, &mut body);
+    let mut record = bench.station.log.begin(Content::Message, id, body.len() as u32, bench.now).expect("there is room");
+    record.put(&body);
+    let file = record.finish().location.file;
+    (0..2000).for_each(|_| bench.turn(|_| ()));
+    let mut front = [0; BLOCK_BYTES];
+    bench.station.disk.read((file, false), 0, &mut front);
+    assert_ne!(front, blank_front(7, 0, 128 << 10));
+    assert_eq!(bench.recover_as(3), (BTreeSet::from([1]), vec![]));
 }
 
 #[test]

@@ -43,6 +43,7 @@ impl<H: Host> Log<H> {
         let first = head.get(FIRST_BATCH as usize..).and_then(BatchHeader::decode).map(|(header, _)| header);
         let mut damaged = None;
         let mut present: Option<SegmentHeader> = None;
+        let mut is_marked_blank = false;
         for block in 0..2 {
             if unreadable.holds(u32::from(block) * BLOCK_BYTES as u32) {
                 damaged = Some(block);
@@ -52,6 +53,7 @@ impl<H: Host> Log<H> {
                 Ok(header) if header.spool != self.config.spool || header.shard != self.config.shard => {
                     return Err(RecoveryError::Foreign { file, spool: header.spool, shard: header.shard });
                 }
+                Ok(header) if header.number == 0 => is_marked_blank = true,
                 Ok(header) if present.is_none_or(|known| known.number < header.number) => {
                     present = Some(header);
                     self.segments.get_mut(slot).header_block = block;
@@ -59,6 +61,15 @@ impl<H: Host> Log<H> {
                 Ok(_) | Err(HeaderFault::Absent) => (),
                 Err(HeaderFault::Newer(format)) => return Err(RecoveryError::NewerFormat { file, format }),
                 Err(HeaderFault::Unreadable) => damaged = Some(block),
+            }
+        }
+        let is_zero = |block: &[u8]| block.iter().all(|&byte| byte == 0);
+        if is_marked_blank && present.is_none() && damaged.is_none() && unreadable.is_empty() {
+            // The mark is gone with the first header: nothing was ever written here.
+            if head.get(FIRST_BATCH as usize..).is_some_and(is_zero) {
+                self.segments.get_mut(slot).state = SegmentState::Blank;
+                recovery.report.blank_segments += 1;
+                return Ok(());
             }
         }
         let at_least = present.map_or(0, |header| header.number);

@@ -54,6 +54,6 @@ pub use log::{FoundFile, Log, Space};
 pub use op::{BatchBuffer, Host, Op, OpId, OpKind, OpResult};
 pub use read::{Location, QueuedMessage, RecordDamaged};
 pub use record::{ID_PART_MAX, RECORD_HEADER_BYTES, RecordId, RecordKind};
-pub use segment::{FORMAT, SegmentFile};
+pub use segment::{FORMAT, SegmentFile, blank_front};
 pub use segments::RESERVE_SEGMENTS;
 pub use supply::Room;

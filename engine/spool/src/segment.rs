@@ -58,6 +58,15 @@ pub(crate) struct SegmentHeader {
     pub(crate) generation: Generation,
 }
 
+/// The first block of a file that another than the log wrote in advance, as zeros: it tells that no use of it has begun.
+///
+/// A header of use 0, which no log writes; the first header that a log writes takes its place.
+pub fn blank_front(spool: u64, shard: u16, segment_bytes: u32) -> [u8; BLOCK_BYTES] {
+    let mut block = [0; BLOCK_BYTES];
+    SegmentHeader { spool, shard, bytes: segment_bytes, number: 0, generation: Generation(0) }.encode(&mut block);
+    block
+}
+
 /// Why a block is no header that can be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum HeaderFault {
