@@ -4,6 +4,7 @@ pub mod change;
 pub mod comparison;
 mod extent;
 mod settings;
+pub mod thresholds;
 
 use std::path::PathBuf;
 
@@ -17,7 +18,8 @@ use crate::{
         suite::read_results,
     },
 };
-use comparison::{Comparison, MetricChange, Thresholds, Verdict, compare};
+use comparison::{Comparison, MetricChange, Verdict, compare};
+use thresholds::Thresholds;
 
 /// `ringpost-load compare …`
 #[derive(Args, Clone, Debug)]

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use clap::Args;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::{
     change::{Change, median},
     extent, settings,
+    thresholds::Thresholds,
 };
 use crate::{
     encoded_histogram::latency_histogram,
@@ -23,59 +23,6 @@ use crate::{
 const ASSUMED_NOISE_SHARE: f64 = 0.3;
 /// Parts a single run is cut into, to see how steady it was.
 const BATCHES: usize = 8;
-
-/// The largest threshold of a metric that can become worse without an end.
-const PERCENT_MORE_MAX: f64 = 1000.0;
-
-/// From which change on a metric counts as regressed (or, the other way, improved). All are percent.
-#[derive(Args, Clone, Debug, Serialize)]
-pub struct Thresholds {
-    /// Fewer messages per second by so many percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, value_parser = percent)]
-    pub throughput: f64,
-    /// Longer median by so many percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, value_parser = percent_more)]
-    pub p50: f64,
-    /// Longer 95th percentile by so many percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 15.0, value_parser = percent_more)]
-    pub p95: f64,
-    /// Longer 99th percentile by so many percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 20.0, value_parser = percent_more)]
-    pub p99: f64,
-    /// More memory for each connection by so many percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 20.0, value_parser = percent_more)]
-    pub memory: f64,
-    /// More CPU for each message by so many percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, value_parser = percent_more)]
-    pub cpu: f64,
-    /// Transactions that fail: more by so many percent of all
-    #[arg(long, value_name = "POINTS", default_value_t = 1.0, value_parser = percent)]
-    pub errors: f64,
-    /// Noise of one run, percent, where there are no repeated runs [default: 30 % of the metric's threshold, or what the run shows]
-    #[arg(long, value_name = "PERCENT", value_parser = percent)]
-    pub noise: Option<f64>,
-}
-
-impl Default for Thresholds {
-    fn default() -> Self {
-        Thresholds { throughput: 10.0, p50: 10.0, p95: 15.0, p99: 20.0, memory: 20.0, cpu: 10.0, errors: 1.0, noise: None }
-    }
-}
-
-fn percent(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if value > 0.0 && value < 100.0 => Ok(value),
-        _ => Err("a number above 0 and below 100 is wanted".to_owned()),
-    }
-}
-
-/// The same of what has no upper end: ten times as long is a threshold, too.
-fn percent_more(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if value > 0.0 && value <= PERCENT_MORE_MAX => Ok(value),
-        _ => Err(format!("a number above 0 and up to {PERCENT_MORE_MAX} is wanted")),
-    }
-}
 
 /// What became of a metric.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -429,12 +376,7 @@ mod tests {
     /// What happened: no threshold could be 100 % or more, though a p99 can become three times as long.
     #[test]
     fn what_can_become_worse_without_end_may_have_a_threshold_of_several_hundred_percent() {
-        assert_eq!((percent_more("250"), percent_more("1000")), (Ok(250.0), Ok(1000.0)));
-        for wrong in ["0", "-5", "1001", "nan", "inf", "x"] {
-            assert!(percent_more(wrong).unwrap_err().contains("up to 1000"), "{wrong}");
-        }
-        assert!(percent("100").is_err(), "no throughput can fall by all of it and more");
-        // Also with single runs, whose noise is assumed by the threshold.
+        // With single runs, whose noise is assumed by the threshold.
         for (p50, slowness, verdict) in [(250.0, 4.0, Verdict::Regressed), (250.0, 3.0, Verdict::Same), (1000.0, 12.0, Verdict::Regressed)]
         {
             let thresholds = Thresholds { p50, ..Thresholds::default() };
