@@ -16,16 +16,23 @@ use tracing::debug;
 
 use crate::{
     attempt::Words,
-    outbound::{COMMANDS_EVERY, Ended, Outbound},
+    outbound::{Ended, Outbound},
     pool::{Seat, SoonIdle, Waiting},
     shard::Shard,
+    ungreeted::Ungreeted,
 };
 
 /// Brings one dispatch to a host of its destination, over a new connection that then serves others.
 pub(crate) async fn deliver(shard: Rc<Shard>, dispatch: Dispatch, seat: Seat<Dispatch>) {
+    // That of another shard has waited for its turn here.
+    let has_waited = dispatch.is_guest();
+    bring(shard, dispatch, seat, has_waited).await;
+}
+
+async fn bring(shard: Rc<Shard>, dispatch: Dispatch, seat: Seat<Dispatch>, has_waited: bool) {
     let destination = dispatch.destination();
     let used = shard.ring.now();
-    match dial(&shard, destination, Some(dispatch), None, used).await {
+    match dial(&shard, destination, Some(dispatch), has_waited, None, used).await {
         Dialed::Served => {}
         Dialed::NoHost(Some(dispatch)) => {
             shard.metrics.pool_acquire_failed.increment();
@@ -69,7 +76,7 @@ pub(crate) async fn wait_and_deliver(shard: Rc<Shard>, waiting: Rc<Waiting<Dispa
     let waited = shard.ring.now().duration_since(began);
     shard.metrics.pool_wait_time_us.add(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
     if let Some((dispatch, seat)) = seated {
-        return deliver(shard, dispatch, seat).await;
+        return bring(shard, dispatch, seat, true).await;
     }
     if let Some(dispatch) = shard.pool.give_up(&waiting) {
         shard.metrics.pool_acquire_failed.increment();
@@ -79,7 +86,7 @@ pub(crate) async fn wait_and_deliver(shard: Rc<Shard>, waiting: Rc<Waiting<Dispa
 
 /// Makes a connection that waits for mail, for a destination that was last used at `used`.
 pub(crate) async fn warm(shard: Rc<Shard>, destination: DestinationId, seat: Seat<Dispatch>, soon_idle: SoonIdle<Dispatch>, used: Instant) {
-    match dial(&shard, destination, None, Some(soon_idle), used).await {
+    match dial(&shard, destination, None, false, Some(soon_idle), used).await {
         // It can have been given an attempt before it was greeted.
         Dialed::NoHost(Some(dispatch)) => shard.attempt_unreachable(dispatch),
         Dialed::PutOff(Some(dispatch)) => shard.attempt_put_off(dispatch),
@@ -102,10 +109,12 @@ enum Dialed {
     Ending(Option<Dispatch>),
 }
 
+/// An attempt that `has_waited`, where commands can have come meanwhile, is looked at before the first host, too.
 async fn dial(
     shard: &Rc<Shard>,
     destination: DestinationId,
     mut dispatch: Option<Dispatch>,
+    has_waited: bool,
     mut soon_idle: Option<SoonIdle<Dispatch>>,
     used: Instant,
 ) -> Dialed {
@@ -114,11 +123,11 @@ async fn dial(
     // Of the hosts that put `dispatch` off, the last one's.
     let mut words: Option<Words> = None;
     let settings = client_settings(shard, destination);
-    // What the first host is told is the attempt's; a further one is not asked after a command.
-    let mut is_further = false;
+    // A further host is not asked after a command.
+    let mut may_be_stopped = has_waited;
     loop {
         let is_stopped = |dispatch: &mut Dispatch| !shard.goes_on(dispatch, words.as_mut());
-        let is_stopped = std::mem::replace(&mut is_further, true) && !shard.is_ending() && dispatch.as_mut().is_some_and(is_stopped);
+        let is_stopped = std::mem::replace(&mut may_be_stopped, true) && !shard.is_ending() && dispatch.as_mut().is_some_and(is_stopped);
         let host = if is_stopped || shard.is_ending() {
             None
         } else {
@@ -156,14 +165,20 @@ async fn dial(
         if let Some(words) = &words {
             words.note.trying(&name);
         }
-        let is_stopped = || !shard.is_ending() && dispatch.as_mut().is_some_and(|dispatch| !shard.goes_on(dispatch, words.as_mut()));
-        match connect(shard, &address, is_stopped).await {
+        let due = shard.ring.now() + shard.config().delivery.connect_timeout;
+        let ungreeted = dispatch.as_ref().map(|dispatch| shard.ungreeted.enter(dispatch));
+        let looks_at = dispatch.as_ref().map_or(due, |dispatch| shard.looks_at(dispatch, due));
+        let look = || match &mut dispatch {
+            Some(dispatch) if !shard.is_ending() => shard.goes_on(dispatch, words.as_mut()).then(|| shard.looks_at(dispatch, due)),
+            _ => Some(due),
+        };
+        match connect(shard, &address, due, ungreeted.as_ref(), looks_at, look).await {
             // There it is put off.
             Ok(None) => {}
             Ok(Some(conn)) => {
                 shard.metrics.connects.increment();
                 let mut outbound = Outbound::new(shard, conn, &settings, destination, host, name, used);
-                outbound.soon_idle = soon_idle.take();
+                (outbound.soon_idle, outbound.ungreeted) = (soon_idle.take(), ungreeted);
                 match outbound.run(dispatch, tried, words).await {
                     Ended::Served => return Dialed::Served,
                     Ended::Declined(declined) => {
@@ -246,11 +261,17 @@ fn connect_reason(error: &io::Error) -> String {
     }
 }
 
-/// `Ok(None)` when `is_stopped`, which is asked now and then, says so.
-async fn connect(shard: &Shard, address: &HostAddress, mut is_stopped: impl FnMut() -> bool) -> io::Result<Option<Conn>> {
+/// Until `due`. `look` is asked at `looks_at` and when `ungreeted` is called: `Ok(None)` when it says `None`; else it says when to ask it next.
+async fn connect(
+    shard: &Shard,
+    address: &HostAddress,
+    due: Instant,
+    ungreeted: Option<&Ungreeted>,
+    looks_at: Instant,
+    mut look: impl FnMut() -> Option<Instant>,
+) -> io::Result<Option<Conn>> {
     let deadline = shard.ring.deadline();
-    let due = shard.ring.now() + shard.config().delivery.connect_timeout;
-    deadline.set(due.min(shard.ring.now() + COMMANDS_EVERY));
+    deadline.set(looks_at);
     let mut connecting = pin!(async {
         match address {
             HostAddress::Tcp(to) => shard.ring.connect(*to, None).await,
@@ -259,21 +280,23 @@ async fn connect(shard: &Shard, address: &HostAddress, mut is_stopped: impl FnMu
     });
     let mut registered = None;
     let result = poll_fn(|cx| {
-        if let Poll::Ready(result) = connecting.as_mut().poll(cx) {
+        // First: whoever is called looks, also where the connection is there by now.
+        let mut is_called = ungreeted.is_some_and(|ungreeted| ungreeted.poll_called(cx));
+        let was_called = is_called;
+        if !was_called && let Poll::Ready(result) = connecting.as_mut().poll(cx) {
             return Poll::Ready(result.map(Some));
         }
         registered.get_or_insert_with(|| shard.remember_waiter(cx.waker().clone()));
-        while deadline.poll_expired(cx).is_ready() || shard.is_ending() {
-            let now = shard.ring.now();
-            if now >= due || shard.is_ending() {
+        while std::mem::take(&mut is_called) || deadline.poll_expired(cx).is_ready() || shard.is_ending() {
+            if shard.ring.now() >= due || shard.is_ending() {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            if is_stopped() {
-                return Poll::Ready(Ok(None));
+            match look() {
+                Some(at) => deadline.set(at),
+                None => return Poll::Ready(Ok(None)),
             }
-            deadline.set(due.min(now + COMMANDS_EVERY));
         }
-        Poll::Pending
+        if was_called { connecting.as_mut().poll(cx).map(|result| result.map(Some)) } else { Poll::Pending }
     })
     .await;
     if let Some(key) = registered {

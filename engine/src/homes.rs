@@ -215,12 +215,13 @@ impl Shard {
     }
 
     /// These messages were changed by command: what of them is at other shards, and may not go on, begins nothing more there. What waits for room
-    /// in the lane stays here.
-    pub(crate) fn countermand(&self, changed: &[MessageKey]) {
-        let mut unsent = Vec::new();
+    /// in the lane stays here. And what is attempted here hears of it.
+    pub(crate) fn countermand(self: &Rc<Self>, changed: &[MessageKey]) {
+        let changed: HashSet<MessageKey> = changed.iter().copied().collect();
+        self.ungreeted.call(|message| message.is_some_and(|message| changed.contains(&message)));
+        let (mut unsent, mut homes) = (Vec::new(), BTreeSet::new());
         {
             let out = self.homes.out.borrow();
-            let changed: HashSet<MessageKey> = changed.iter().copied().collect();
             let (mut queue, now) = (self.queue.borrow_mut(), self.now_ms());
             for (call, out) in out.iter().filter(|(_, out)| changed.contains(&out.dispatch.key())) {
                 let mut stopped: Vec<u16> = queue.recipients(&out.dispatch).map(|(number, _)| number).collect();
@@ -228,7 +229,8 @@ impl Shard {
                 match (stopped.is_empty(), out.sent) {
                     (true, _) => {}
                     (false, true) => {
-                        out.countermand.give(stopped.into_iter().map(|number| (number, queue.is_purged(&out.dispatch, number))))
+                        out.countermand.give(stopped.into_iter().map(|number| (number, queue.is_purged(&out.dispatch, number))));
+                        homes.insert(out.home);
                     }
                     (false, false) => unsent.push((call as u32, usize::from(out.home))),
                 }
@@ -238,6 +240,7 @@ impl Shard {
             self.homes.waiting.borrow_mut()[home].retain(|waiting| *waiting != call);
             self.come_back(call, End::TakenBack, None);
         }
+        self.call_homes(homes);
     }
 
     /// There may be room in the lanes again.

@@ -111,7 +111,7 @@ impl Outbound<'_> {
                 self.client.disconnected(why);
                 None
             }
-            Event::TimeOut => {
+            Event::TimeOut | Event::Called => {
                 self.next = parked.take();
                 if self.next.is_none() && (parked.is_retired() || !self.has_host()) {
                     self.client.quit(&mut self.out);

@@ -76,5 +76,6 @@ mod steering;
 mod stored_envelope;
 mod summary;
 mod tags;
+mod ungreeted;
 mod why;
 mod withheld;

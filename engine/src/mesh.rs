@@ -46,11 +46,13 @@ pub(crate) enum ShardRequest {
         /// 0 is the message record, 1 and more are its chunks.
         piece: u32,
     },
+    /// Commands were for dispatches of mine: those whose host has not greeted look whether they go on. Full: it is sent later.
+    Commands,
 }
 
 /// What became of one. Never refused.
 pub(crate) enum ShardReply {
-    /// The connection is the other shard's, which has counted it; or it knows the outcomes.
+    /// The connection is the other shard's, which has counted it; or it knows the outcomes, or of the commands.
     Taken,
     /// The attempt has ended.
     Dispatch(Box<Parcel>),
@@ -193,6 +195,10 @@ impl Shard {
                 self.mesh.reply(credit, ShardReply::Taken);
             }
             Incoming::Request(ShardRequest::Content { fetch, id, piece }, credit) => self.read_for_home(fetch, id, piece, credit),
+            Incoming::Request(ShardRequest::Commands, credit) => {
+                self.ungreeted.call(|message| message.is_none());
+                self.mesh.reply(credit, ShardReply::Taken);
+            }
             Incoming::Reply(ShardReply::Taken) => {}
             Incoming::Reply(ShardReply::Dispatch(parcel)) => self.take_back(parcel),
             Incoming::Reply(ShardReply::Content { fetch, piece }) => self.homes.fetches.answered(fetch, piece),

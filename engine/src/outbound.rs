@@ -25,6 +25,7 @@ use crate::{
     pool_limits::PoolLimits,
     shard::Shard,
     stored_envelope::StoredEnvelope,
+    ungreeted::Ungreeted,
     withheld,
 };
 
@@ -36,9 +37,6 @@ const TRANSACTIONS: usize = 2;
 /// How long the first answers of a store wait for others to be recorded with, for each recipient: a record has all of them, and one for
 /// each answer would be a hundred megabytes for a thousand.
 const RECORD_AFTER: Duration = Duration::from_millis(1);
-
-/// How often an attempt whose host has not greeted yet is looked at for commands: a host can take minutes for a greeting, and commands are few.
-pub(crate) const COMMANDS_EVERY: Duration = Duration::from_millis(500);
 
 /// How a connection ended.
 pub(crate) enum Ended {
@@ -60,6 +58,8 @@ pub(crate) enum Ended {
 pub(crate) enum Event {
     Bytes(Received),
     Handed(Dispatch),
+    /// A command may be for the attempt that waits for the greeting.
+    Called,
     Ended(Disconnect),
     /// Idle for as long as was asked.
     TimeOut,
@@ -85,8 +85,10 @@ pub(crate) struct Outbound<'s> {
     pub(crate) life: Option<usize>,
     pub(crate) out: Vec<u8>,
     attempts: [Option<Attempt>; TRANSACTIONS],
-    /// Waits for the connection to be greeted, or for a test to be answered; a command may take it back until then, see [`COMMANDS_EVERY`].
+    /// Waits for the connection to be greeted, or for a test to be answered; a command may take it back until then.
     pub(crate) next: Option<Dispatch>,
+    /// While that waits for the greeting.
+    pub(crate) ungreeted: Option<Ungreeted>,
     since: Instant,
     /// How it is kept, since the pool's change of this number.
     pub(crate) limits: PoolLimits,
@@ -137,6 +139,7 @@ impl<'s> Outbound<'s> {
             out: shard.ring.take_vec(),
             attempts: [None, None],
             next: None,
+            ungreeted: None,
             since: shard.ring.now(),
             limits: shard.pool_limits(destination),
             limits_since: shard.pool.changes(),
@@ -181,8 +184,8 @@ impl<'s> Outbound<'s> {
                     awaited = Some((owed, due));
                     self.send_out();
                     let mut until = self.record_decided(now).map_or(due, |at| at.min(due));
-                    if !self.greeted && self.next.is_some() {
-                        until = until.min(now + COMMANDS_EVERY);
+                    if let Some(dispatch) = self.next.as_ref().filter(|_| !self.greeted) {
+                        until = self.shard.looks_at(dispatch, until);
                     }
                     let event = self.wait(until.saturating_duration_since(now), None).await;
                     let dot_left = self.note_dot();
@@ -193,15 +196,10 @@ impl<'s> Outbound<'s> {
                     match event {
                         Event::Bytes(bytes) => (received, consumed) = (Some(bytes), 0),
                         Event::Ended(Disconnect::TimedOut) if dot_left && !self.shard.is_ending() => {}
-                        // What was answered so far is recorded, and a command may have come for what waits.
+                        Event::Called => self.heed_commands(),
+                        // What was answered so far is recorded, and the life of what waits may be over.
                         Event::Ended(Disconnect::TimedOut) if self.shard.ring.now() < self.shard.before_drain_ends(due) => {
-                            let waits = self.next.take_if(|_| !self.greeted && !self.shard.is_ending());
-                            if let Some(dispatch) = waits {
-                                self.next = self.unless_stopped(dispatch);
-                                if self.next.is_none() {
-                                    self.client.disconnected(Disconnect::Abandoned);
-                                }
-                            }
+                            self.heed_commands();
                         }
                         // The drain's time is over and not the host's.
                         Event::Ended(Disconnect::TimedOut) if self.shard.ring.now() < due => {
@@ -213,7 +211,7 @@ impl<'s> Outbound<'s> {
                 }
                 Action::Ready => {
                     if !self.greeted {
-                        self.greeted = true;
+                        (self.greeted, self.ungreeted) = (true, None);
                         if self.next.is_some() {
                             self.shard.metrics.pool_acquire_success.increment();
                         }
@@ -314,6 +312,16 @@ impl<'s> Outbound<'s> {
             None => self.shard.attempt_put_off(dispatch),
         }
         None
+    }
+
+    /// What waits for the greeting may have been stopped: then the connection is of no use.
+    fn heed_commands(&mut self) {
+        if let Some(dispatch) = self.next.take_if(|_| !self.greeted && !self.shard.is_ending()) {
+            self.next = self.unless_stopped(dispatch);
+            if self.next.is_none() {
+                self.client.disconnected(Disconnect::Abandoned);
+            }
+        }
     }
 
     /// A message that waits in the pool for a connection.
@@ -504,8 +512,11 @@ impl<'s> Outbound<'s> {
         let shard = self.shard.clone();
         let mut draining_since = None;
         let (destination, host, limits_since) = (self.destination, self.host, self.limits_since);
-        let (conn, deadline, life) = (&self.conn, &self.deadline, &mut self.life);
+        let (conn, deadline, life, ungreeted) = (&self.conn, &self.deadline, &mut self.life, self.ungreeted.as_ref());
         poll_fn(|cx| {
+            if ungreeted.is_some_and(|ungreeted| ungreeted.poll_called(cx)) {
+                return Poll::Ready(Event::Called);
+            }
             if let Some(Poll::Ready(dispatch)) = parked.map(|parked| parked.poll_handed(cx)) {
                 return Poll::Ready(Event::Handed(dispatch));
             }

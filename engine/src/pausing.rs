@@ -26,5 +26,6 @@ pub(crate) async fn pause(shard: &Rc<Shard>, pauses: Pauses) {
         shard.delivery.kick();
         shard.ring.yield_now().await;
     }
+    shard.ungreeted.call(|_| true);
     shard.delivery.kick();
 }

@@ -61,6 +61,7 @@ use crate::{
     spare_sessions::SpareSessions,
     spool_home::SpoolHome,
     staging::Staging,
+    ungreeted::UngreetedBook,
 };
 
 /// Longest batch: bounds a record and so the size of what leaves staging as a chunk.
@@ -178,6 +179,7 @@ pub struct Shard {
     pub(crate) homes: HomeCalls,
     pub(crate) delivery: Delivery,
     pub(crate) said_before: Rc<SaidBeforeBook>,
+    pub(crate) ungreeted: Rc<UngreetedBook>,
     pub(crate) offering: Offering,
     pub(crate) recalling: Recalling,
     pub(crate) claiming: Claiming,
@@ -319,6 +321,7 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         delivery: Delivery::new(&ring),
         said_before: Rc::default(),
         offering: Offering::new(plan.retracts, plan.was_drained),
+        ungreeted: Rc::default(),
         recalling: Recalling::default(),
         claiming: Claiming::default(),
         reporting: Reporting::default(),

@@ -112,6 +112,15 @@ impl Queue {
         }
     }
 
+    /// The end of life of this shard's own mail that is a message's own (unix ms): from then on its attempts do not go on. `None` where it has none.
+    pub fn own_end(&self, dispatch: &Dispatch) -> Option<u64> {
+        if dispatch.is_guest() {
+            return None;
+        }
+        let message = &self.messages[dispatch.key.index];
+        Some(message.expires_at.max(message.grace_until)).filter(|&end| end < u64::MAX)
+    }
+
     /// Is this recipient of an attempt, which has not delivered to it, to go another way now? Then what the attempt was told of it is not the last
     /// word, be it a refusal.
     pub fn goes_elsewhere(&mut self, dispatch: &Dispatch, recipient: u16) -> bool {
