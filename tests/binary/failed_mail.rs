@@ -5,6 +5,7 @@ use std::process::Output;
 use crate::client::Client;
 use crate::next_hop::NextHop;
 use crate::node::{Node, Setup};
+use crate::reports::send;
 
 /// A node on which failed mail stays, as its reports are not made.
 fn node(hop: &NextHop) -> Node {
@@ -106,4 +107,24 @@ fn a_hold_is_nothing_to_the_recipients_that_have_failed_and_all_that_tell_of_the
         assert!(out.contains("its message is held by command: a retry comes after a release"), "{out}");
     }
     assert!(said(&node.ask(&["queue", "why", &id])).0.contains(failed));
+}
+
+/// Mail that was delivered, and whose sender was still to be told so, had a line in the mail log as bounced.
+#[test]
+fn a_bounce_has_a_line_for_whom_it_fails_and_none_for_who_has_the_mail() {
+    let hop = NextHop::start();
+    let extra = "[bounce]\nreports_per_minute_and_sender = 1\n";
+    let node = Node::start(&Setup { extra, retries: "[queue]\nretry_base = \"1h\"\nretry_cap = \"1h\"\n", ..Setup::to(hop.address) });
+    let told = ["<b@z.test> NOTIFY=SUCCESS,FAILURE"];
+    let mut client = Client::greeted(node.address);
+    client.must("EHLO client.x.test", "250");
+    send(&mut client, "MAIL FROM:<a@x.test>", &told, "Subject: x\r\n\r\nx");
+    node.wait_for_mail_log("event=report about=success");
+    // The turn of the next report is a minute away.
+    let id = send(&mut client, "MAIL FROM:<a@x.test>", &[told[0], "<later-c@z.test>"], "Subject: x\r\n\r\nx");
+    node.wait_for_queue(|queue| queue.iter().any(|one| one["id"] == *id && one["recipients"][1]["state"] == "deferred"));
+    let (out, words) = said(&node.ask(&["queue", "bounce", &id, "--reason", "by hand"]));
+    assert_eq!((&*out, &*words), ("1 message bounced", ""));
+    let log = node.wait_for_mail_log(&format!("queue_id={id} event=bounced to=<later-c@z.test>"));
+    assert_eq!(log.matches(&format!("queue_id={id} event=bounced")).count(), 1, "{log}");
 }

@@ -10,6 +10,7 @@ mod double_bounces;
 mod early_answer;
 mod exchanges;
 mod extensions;
+mod failed_disk;
 mod failed_mail;
 mod faulty_hop;
 mod homes;

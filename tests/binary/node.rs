@@ -80,7 +80,8 @@ pub(crate) struct Node {
     pub(crate) folder: TempDir,
     pub(crate) address: SocketAddr,
     pub(crate) config: PathBuf,
-    open_files: Option<u32>,
+    /// What a shell does before it becomes the node.
+    pub(crate) prelude: Option<String>,
     child: Option<Child>,
 }
 
@@ -88,7 +89,8 @@ impl Node {
     pub(crate) fn start(setup: &Setup) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = write_config(folder.path(), &setup.text());
-        let mut node = Self { folder, address: setup.address, config, open_files: setup.open_files, child: None };
+        let prelude = setup.open_files.map(|limit| format!("ulimit -n {limit}"));
+        let mut node = Self { folder, address: setup.address, config, prelude, child: None };
         node.restart();
         node
     }
@@ -106,9 +108,9 @@ impl Node {
     /// The same, and what it says goes elsewhere.
     pub(crate) fn restart_logging_to(&mut self, log: File) {
         assert!(self.child.is_none());
-        let program = self.open_files.map_or_else(ringpost, |limit| {
+        let program = self.prelude.as_ref().map_or_else(ringpost, |prelude| {
             let mut shell = Command::new("sh");
-            shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\"")]).arg(ringpost().get_program());
+            shell.args(["-c", &format!("{prelude} && exec \"$0\" \"$@\"")]).arg(ringpost().get_program());
             shell
         });
         let output = log.try_clone().unwrap();
@@ -157,6 +159,13 @@ impl Node {
         let own = getrlimit(Resource::Nofile);
         let limit = Rlimit { current: limit.or(own.maximum), maximum: own.maximum };
         prlimit(Some(pid), Resource::Nofile, limit).unwrap();
+    }
+
+    /// From now on whatever it writes beyond so many bytes of a file is refused with EFBIG: a failing disk that needs neither root nor a file system of
+    /// its own. The signal that comes with it ends the process unless [`Node::prelude`] has it ignored.
+    pub(crate) fn limit_files(&self, bytes_max: u64) {
+        let pid = Pid::from_raw(self.child.as_ref().expect("the node runs").id() as i32);
+        prlimit(pid, Resource::Fsize, Rlimit { current: Some(bytes_max), maximum: Some(bytes_max) }).unwrap();
     }
 
     /// Waits for the end of a process that was told to end.
