@@ -88,7 +88,7 @@ mod tests {
     use crate::guest::Guest;
     use crate::home::Homes;
     use crate::queue::QueueSettings;
-    use crate::route::{DestinationLimits, Route};
+    use crate::route::{DestinationLimits, Route, RouteId};
     use crate::routes::Routes;
 
     fn limits(connections_max: u32) -> DestinationLimits {
@@ -126,12 +126,18 @@ mod tests {
         assert_eq!(own(&queues), [8, 8]);
         set(&mut queues, 30);
         assert_eq!(own(&queues), [10, 10, 10]);
-        assert!(queues[home].receive(Guest::default(), 1000).is_ok(), "a guest that comes late finds a home");
+        let route_number = queues[home].routes.number(RouteId(0));
+        let guest = || {
+            let mut guest = Guest::default();
+            guest.route_number = route_number;
+            guest
+        };
+        assert!(queues[home].receive(guest(), 1000).is_ok(), "a guest that comes late finds a home");
         queues.iter_mut().for_each(|queue| queue.destinations[1].set_window(10));
         set(&mut queues, 1);
         assert_eq!(own(&queues), [1]);
         assert!(queues.iter().all(|queue| queue.destinations[1].away.is_some() || queue.destinations[1].window(1000) == 1));
         let gone = (0..3).find(|shard| *shard != home).unwrap();
-        assert!(queues[gone].receive(Guest::default(), 1000).is_err(), "it gave way");
+        assert!(queues[gone].receive(guest(), 1000).is_err(), "it gave way");
     }
 }

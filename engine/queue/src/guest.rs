@@ -40,6 +40,8 @@ pub struct Guest {
     pub home_call: u32,
     owner: u16,
     pub(crate) route: u16,
+    /// Of the route's pattern.
+    pub(crate) route_number: u64,
     site: Option<Arc<GuestSite>>,
     id: QueueId,
     size: u64,
@@ -199,6 +201,7 @@ impl Queue {
         let destination = &mut self.destinations[dispatch.destination.index()];
         guest.revive = destination.away.as_mut().is_some_and(|away| std::mem::take(&mut away.revive));
         guest.route = destination.route.map_or(u16::MAX, |route| route.0);
+        guest.route_number = destination.route.map_or(0, |route| self.routes.number(route));
         guest.site = destination.site_for_guests();
         (guest.owner, guest.owner_call) = (self.settings.homes.shard, owner_call);
         (guest.attempt, guest.priority) = (dispatch.attempt, self.messages[dispatch.key.index].priority);
@@ -263,7 +266,9 @@ impl Queue {
     /// Takes in a dispatch of another shard; it then comes out of [`Queue::poll`] and its like, or of [`Queue::take_refused`].
     /// It comes back when this shard is no home of its destination, or knows no such route.
     #[expect(clippy::result_large_err, reason = "it goes back as it came, in the box of its parcel")]
-    pub fn receive(&mut self, guest: Guest, now: u64) -> Result<(), Guest> {
+    pub fn receive(&mut self, mut guest: Guest, now: u64) -> Result<(), Guest> {
+        let Some(route) = self.routes.found_as(RouteId(guest.route), guest.route_number) else { return Err(guest) };
+        guest.route = route.0;
         let Some(destination) = self.destination_of_guest(&guest, now) else { return Err(guest) };
         self.come_back(destination, now);
         if guest.revive {

@@ -162,6 +162,11 @@ impl Homes {
     }
 }
 
+/// A number for a name, spread evenly and the same in every process.
+pub(crate) fn number_of(name: &str) -> u64 {
+    mix(fnv(name.as_bytes(), FNV_START))
+}
+
 const FNV_START: u64 = 0xCBF2_9CE4_8422_2325;
 
 /// FNV-1a: good enough as `mix` follows, and the same in every run, so that a restart finds the same homes.

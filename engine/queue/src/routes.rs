@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use thiserror::Error;
 
 use crate::domain_name::{DOMAIN_BYTES_MAX, canonical_domain, canonical_pattern, is_domain};
+use crate::home::number_of;
 use crate::route::{HOSTS_MAX, Route, RouteId, Via};
 use crate::senders::{Sender, Senders};
 
@@ -35,6 +36,8 @@ pub(crate) type ByPattern<V> = HashMap<Box<[u8]>, V, foldhash::fast::RandomState
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
     routes: Vec<Route>,
+    /// Of their patterns, by which they are told from those of another queue.
+    numbers: Vec<u64>,
     exact: ByPattern<Senders>,
     below: ByPattern<Senders>,
     all: Senders,
@@ -113,6 +116,7 @@ impl Routes {
                 return Err(RouteError::Twice(route.pattern.clone()));
             }
         }
+        table.numbers = routes.iter().map(|route| number_of(&canonical_pattern(&route.pattern))).collect();
         table.routes = routes;
         Ok(table)
     }
@@ -175,6 +179,20 @@ impl Routes {
             DomainPart::Exact(exact) => self.exact.get(exact.as_bytes())?,
         };
         senders.get(sender)
+    }
+
+    /// What a route of this table is found by in that of another queue, see [`Routes::found_as`].
+    pub(crate) fn number(&self, route: RouteId) -> u64 {
+        self.numbers.get(usize::from(route.0)).copied().unwrap_or_default()
+    }
+
+    /// The route that is `route` in another queue, and has this number there. Mostly it is so here: one that has refused a table that another had for
+    /// a while knows nothing of the places of its new routes.
+    pub(crate) fn found_as(&self, route: RouteId, number: u64) -> Option<RouteId> {
+        if self.numbers.get(usize::from(route.0)) == Some(&number) {
+            return Some(route);
+        }
+        self.numbers.iter().position(|own| *own == number).map(|at| RouteId(at as u16))
     }
 
     /// All routes, by [`RouteId`].

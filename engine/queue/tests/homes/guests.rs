@@ -360,3 +360,50 @@ fn a_guest_that_a_command_has_come_for_goes_home_when_its_turn_comes() {
         }
     }
 }
+
+/// A guest's route was a bare number. After a table that one shard had refused and another had had for a moment the numbers of further routes were not the
+/// same any more, and mail went by whatever route had the number at the home.
+#[test]
+fn a_guest_goes_by_its_route_whatever_number_that_has_at_the_home() {
+    let limits = limits_of_one_home();
+    let route = |number: usize| Route {
+        pattern: format!("d{number}.test"),
+        via: Via::Smarthost { hosts: vec![hop(number)] },
+        retry: RetryPolicy::default(),
+        limits,
+    };
+    let queue = |shard| {
+        let settings = QueueSettings { homes: Homes { shard, shards: 2 }, ..QueueSettings::default() };
+        Queue::new(settings, Routes::new(vec![route(0)]).unwrap(), 1, START)
+    };
+    let of_home = |number: &usize| Homes { shard: 0, shards: 2 }.of(&format!("d{number}.test"), "", &limits)[0] == 1;
+    let mut numbers = (1..).filter(of_home);
+    let (refused, wanted, unknown) = (numbers.next().unwrap(), numbers.next().unwrap(), numbers.next().unwrap());
+    let (mut owner, mut home) = (queue(0), queue(1));
+    owner.set_routes(vec![route(0), route(refused)], START).unwrap();
+    owner.set_routes(vec![route(0)], START).unwrap();
+    home.set_routes(vec![route(0), route(wanted), route(refused)], START).unwrap();
+    owner.set_routes(vec![route(0), route(wanted), route(refused), route(unknown)], START).unwrap();
+    let mut send = |number: usize| {
+        let domain = format!("d{number}.test");
+        let destination = owner.route(domain.as_bytes());
+        let message =
+            NewMessage { id: QueueId { boot: 1, shard: 0, sequence: number as u64 }, accepted_at: START, ..NewMessage::default() };
+        let address = format!("b@{domain}");
+        let recipient = NewRecipient { address: address.as_bytes(), destination, notify: Notify::default() };
+        owner.enqueue(&message, std::iter::once(recipient), START);
+        let dispatch = next_attempt(&mut owner).expect("it is the home's");
+        let mut guest = Guest::default();
+        owner.describe(&dispatch, 1, &mut guest);
+        assert_eq!(owner.abandon(dispatch, START), Settled::Nothing);
+        assert!(owner.delete(owner.key_of(message.id).unwrap(), START).is_some());
+        guest
+    };
+    for number in [wanted, refused] {
+        home.receive(send(number), START).unwrap();
+        let dispatch = next_attempt(&mut home).expect("it is its turn");
+        assert_eq!(home.hosts(dispatch.destination()).map(|hop| hop.name.clone()).collect::<Vec<_>>(), [hop(number).name]);
+        assert!(home.abandon_guest(dispatch, true, START).is_some());
+    }
+    assert!(home.receive(send(unknown), START).is_err(), "it waits until the home has that table");
+}
