@@ -279,6 +279,20 @@ fn a_log_that_takes_nothing_stops_no_mail() {
     assert!(node.wait().success());
 }
 
+/// Waits until Linux probes the window of whoever is connected to this port: it has taken all that it has room for, and more is to be sent.
+fn wait_for_closed_window(port: u16) {
+    let began = Instant::now();
+    let probes = |line: &str| {
+        let mut words = line.split_whitespace().skip(2);
+        let (to, mut timer) = (words.next().unwrap_or_default(), words.skip(2));
+        to.ends_with(&format!(":{port:04X}")) && timer.next().is_some_and(|timer| timer.starts_with("04:"))
+    };
+    while !std::fs::read_to_string("/proc/net/tcp").unwrap().lines().any(probes) {
+        assert!(began.elapsed() < PATIENCE, "the content was taken whole");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// The deadline of a send was reckoned when it began: a next hop that stopped reading before the drain did kept it for three seconds beyond its time, and
 /// the attempt was recorded nowhere.
 #[test]
@@ -294,6 +308,7 @@ fn a_drain_ends_in_time_though_a_next_hop_has_stopped_reading_content() {
         // Each of its commands, and the first line of the content.
         reader.read_line(&mut String::new()).unwrap();
     }
+    wait_for_closed_window(listener.local_addr().unwrap().port());
     let began = Instant::now();
     node.signal(Signal::TERM);
     assert!(node.wait().success(), "{}", node.log());
