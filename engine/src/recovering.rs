@@ -54,7 +54,8 @@ impl Recovering {
         }
     }
 
-    /// All that was found, in the order in which it was accepted: who waited longest goes first again. A million take 32 MB and a tenth of a second.
+    /// All that was found, in the order in which it was accepted: who waited longest goes first again. A million take 32 MB and 0.2 s, in
+    /// which the shard does nothing else.
     fn in_order(&self) -> Vec<(u64, RecordId)> {
         let mut order: Vec<_> = self.messages.iter().map(|(id, found)| (found.accepted_at_ms, *id)).collect();
         order.sort_unstable();
