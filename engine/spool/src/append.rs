@@ -72,8 +72,10 @@ pub struct Appended {
 pub(crate) enum Asks {
     /// New mail: leaves the reserve alone.
     Content,
-    /// Outcomes, settled, seals, witnesses, and copies by compaction: leave one segment for the next start.
+    /// Outcomes, seals and witnesses: leave one segment for what frees others, and for the next start.
     Bookkeeping,
+    /// Settled records and copies by compaction, by which segments become free: takes the last one.
+    Relief,
     /// A start: takes the last one.
     Start,
 }
@@ -154,8 +156,13 @@ impl<H: Host> Log<H> {
         if content == Content::Chunk && self.open_bytes + u64::from(payload_bytes_max) > self.config.open_bytes_max {
             return Err(AppendError::OpenMax);
         }
-        if self.reserve && content == Content::Message && chunks == 0 {
+        // A message whose chunks are all here may end. They would fill what there is for records, and what is made for those below the limits.
+        let is_end = content == Content::Message && chunks > 0;
+        if self.reserve && !is_end {
             return Err(AppendError::NoSpace);
+        }
+        if self.segments.is_kept_from_mail() && !is_end {
+            return Err(self.found_none(Asks::Content, RESERVE_SEGMENTS, now));
         }
         let body_bytes_max = payload_bytes_max.checked_add(prelude as u32).ok_or(AppendError::TooLarge)?;
         let header = RecordHeader { kind, id, index: chunks, body_bytes: 0, body_check: 0 };
@@ -208,7 +215,7 @@ impl<H: Host> Log<H> {
         self.check_open()?;
         let at = self.committed(id)?;
         let (homes, count) = self.homes(at);
-        let place = self.append_settled(id, &homes[..count], payload, Asks::Bookkeeping, now)?;
+        let place = self.append_settled(id, &homes[..count], payload, Asks::Relief, now)?;
         self.hold_settled(place.slot, &homes[..count]);
         let message = self.index.message(at).place;
         self.release_later(Release::Record { slot: message.slot, body_bytes: message.body_bytes });
@@ -310,12 +317,13 @@ impl<H: Host> Log<H> {
 
     fn open_batch(&mut self, body_bytes_max: u32, asks: Asks, now: Instant) -> Result<(), AppendError> {
         let needed = (BATCH_HEADER_BYTES as u64 + record_span(body_bytes_max)).next_multiple_of(BLOCK_BYTES as u64) as u32;
-        let left = |log: &Self| log.segments.active.map_or(0, |slot| log.segments.get(slot).bytes - log.segments.get(slot).used);
-        if left(self) < needed {
+        if self.segments.left() < needed {
             self.activate(asks, now)?;
+        } else if asks == Asks::Bookkeeping && self.is_kept_for_compaction(needed) {
+            return Err(AppendError::Full);
         }
         let slot = self.segments.active.expect("a segment was activated");
-        let capacity = left(self).min(self.config.batch_bytes) as usize;
+        let capacity = self.segments.left().min(self.config.batch_bytes) as usize;
         let buffer = self.host.take_buffer(self.config.batch_bytes as usize).ok_or(AppendError::Full)?;
         let segment = self.segments.get(slot);
         self.open = Some(OpenBatch::new(buffer, slot, segment.used, segment.generation, capacity));
@@ -324,25 +332,44 @@ impl<H: Host> Log<H> {
 
     /// Goes on in a free segment.
     pub(crate) fn activate(&mut self, asks: Asks, now: Instant) -> Result<(), AppendError> {
-        let (free, more) = (self.segments.free_count(), self.can_prepare(now));
         let kept = match asks {
             Asks::Content => RESERVE_SEGMENTS,
             Asks::Bookkeeping => 1,
-            Asks::Start => 0,
+            Asks::Relief | Asks::Start => 0,
         };
-        if free == 0 || (free <= kept && !more) {
-            return Err(if more || self.segments.coming_count() > kept { AppendError::Full } else { AppendError::NoSpace });
+        if self.segments.free_count() <= kept {
+            return Err(self.found_none(asks, kept, now));
         }
+        self.segments.is_from_reserve = matches!(asks, Asks::Bookkeeping | Asks::Relief);
         let slot = self.segments.take_free().expect("one is free");
-        if let Some(left) = self.segments.active.replace(slot) {
-            self.segments.get_mut(left).state = SegmentState::Full;
-        }
-        self.is_changed = true;
+        self.leave_active();
+        self.segments.active = Some(slot);
+        self.supply.took_one();
         let first = (self.config.boot, self.commit.next().0);
         let segment = self.segments.get_mut(slot);
         segment.state = SegmentState::Active;
         segment.first = first;
         Ok(())
+    }
+
+    /// No segment is free for who asks: whether one is coming.
+    fn found_none(&mut self, asks: Asks, kept: usize, now: Instant) -> AppendError {
+        let is_mail = asks == Asks::Content;
+        self.supply.found_none(is_mail);
+        if !is_mail {
+            // What stands in it may be dead, or little enough to be carried out of it: as long as it is written to it cannot be freed.
+            self.leave_active();
+        }
+        let more = self.can_prepare(now) || (!is_mail && self.can_prepare_below(now));
+        if more || self.segments.coming_count() > kept { AppendError::Full } else { AppendError::NoSpace }
+    }
+
+    /// Nothing more is appended to the active segment.
+    fn leave_active(&mut self) {
+        if let Some(left) = self.segments.active.take() {
+            self.segments.get_mut(left).state = SegmentState::Full;
+            self.is_changed = true;
+        }
     }
 
     /// Closes the open record: its header, its place in the segment, its offset in the batch.

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::append::{AppendError, Asks};
-use crate::batch::Ticket;
+use crate::batch::{BLOCK_BYTES, Ticket};
 use crate::check::u64_at;
 use crate::event::{Damage, DamageKind, Event};
 use crate::index::{MessageState, PieceKind, Place};
@@ -124,14 +124,7 @@ impl<H: Host> Log<H> {
         if !std::mem::take(&mut self.is_changed) && !wanted {
             return None;
         }
-        let acknowledged = self.commit.acknowledged();
-        let worth = |segment: &Segment| {
-            let used = u64::from(segment.used - FIRST_BATCH);
-            let light = if wanted { segment.weight() * 4 <= used * 3 } else { segment.weight() * 4 < used };
-            segment.state == SegmentState::Full && !segment.stuck && !segment.is_dead() && segment.last <= acknowledged && light
-        };
-        let slots = self.segments.slots.iter().enumerate().filter(|(_, segment)| worth(segment));
-        let (slot, segment) = slots.min_by_key(|(_, segment)| segment.weight())?;
+        let (slot, segment) = self.lightest(wanted)?;
         let scan = Scan::new(ScanOf {
             generation: segment.generation,
             number: segment.number,
@@ -144,8 +137,56 @@ impl<H: Host> Log<H> {
             check_bodies: !self.config.controls().crc_unchecked,
             later_boots: self.config.controls().append_after_restart,
         });
-        let slot = slot as u32;
         Some(Victim { slot, scan, held: None, held_at: 0, held_bytes: 0, wanted: None, waiting: VecDeque::new(), until: None })
+    }
+
+    /// The segment that is emptied with the least work, of those with which it is worth while: when space is `wanted`, if it gives back a
+    /// quarter of its length, used or not.
+    ///
+    /// What counts must then fit into what is free now: an old segment may be longer than those of the present settings.
+    fn lightest(&self, wanted: bool) -> Option<(u32, &Segment)> {
+        let acknowledged = self.commit.acknowledged();
+        let fits = |weight| {
+            let (copies, left) = (self.span_of_copies(weight), u64::from(self.segments.left()));
+            // A record that does not fit any more goes into the next segment.
+            let usable_of_left = left.saturating_sub(u64::from(self.config.batch_bytes));
+            let usable = u64::from(self.config.segment_bytes - FIRST_BATCH);
+            copies <= left || copies <= usable_of_left + self.segments.free_count() as u64 * usable
+        };
+        let worth = |segment: &Segment| {
+            if segment.state != SegmentState::Full || segment.stuck || segment.is_dead() || segment.last > acknowledged {
+                return false;
+            }
+            let weight = segment.weight();
+            if wanted {
+                weight * 4 <= u64::from(segment.bytes - FIRST_BATCH) * 3 && fits(weight)
+            } else {
+                weight * 4 < u64::from(segment.used - FIRST_BATCH)
+            }
+        };
+        let slots = self.segments.slots.iter().enumerate().filter(|(_, segment)| worth(segment));
+        let (slot, segment) = slots.min_by_key(|(_, segment)| segment.weight())?;
+        Some((slot as u32, segment))
+    }
+
+    /// Bytes that copies of records of this `weight` take, in batches that are half full at least, each with its header and padded.
+    fn span_of_copies(&self, weight: u64) -> u64 {
+        let batches = 2 * weight / u64::from(self.config.batch_bytes) + 1;
+        weight + batches * BLOCK_BYTES as u64
+    }
+
+    /// Whether a segment is being emptied or could be.
+    pub(crate) fn may_gain_by_compaction(&self) -> bool {
+        self.compaction.victim.is_some() || self.lightest(true).is_some()
+    }
+
+    /// With none free, what is left of the active segment is for the copies that compaction has begun to write: it is they that free one.
+    pub(crate) fn is_kept_for_compaction(&self, needed: u32) -> bool {
+        if self.segments.free_count() > 0 {
+            return false;
+        }
+        let Some(victim) = self.compaction.victim.as_ref().filter(|victim| victim.until.is_none()) else { return false };
+        self.span_of_copies(self.segments.get(victim.slot).weight()) > u64::from(self.segments.left().saturating_sub(needed))
     }
 
     /// Appends what counts of what was read, as long as there is room.
@@ -257,7 +298,7 @@ impl<H: Host> Log<H> {
             RecordKind::Message => self.carry_message(header, place, body, now),
             RecordKind::Chunk | RecordKind::Outcome => {
                 let kind = if header.kind == RecordKind::Chunk { PieceKind::Chunk } else { PieceKind::Outcome };
-                let new = self.append_small(header, &[body], Asks::Bookkeeping, now)?;
+                let new = self.append_small(header, &[body], Asks::Relief, now)?;
                 self.count_carried(header.kind, body.len());
                 self.hold_piece(kind, new);
                 self.release_later(Release::MovedPiece { id: header.id, kind, key: header.index, from: place, to: new });
@@ -272,7 +313,7 @@ impl<H: Host> Log<H> {
     fn carry_message(&mut self, header: RecordHeader, place: Place, body: &[u8], now: Instant) -> Result<(), AppendError> {
         let Some(at) = self.index.find(header.id) else {
             // Only where a control of the tests doesn't look: the message was settled since it was read.
-            return self.append_small(header, &[body], Asks::Bookkeeping, now).map(|_| ());
+            return self.append_small(header, &[body], Asks::Relief, now).map(|_| ());
         };
         let found: Vec<u32> = self.index.pieces(at).filter(|piece| self.use_of_copy(piece).is_some()).map(|piece| piece.key).collect();
         self.index.retain_pieces(at, |piece| piece.kind != PieceKind::Copy || found.contains(&piece.key));
@@ -280,7 +321,7 @@ impl<H: Host> Log<H> {
             // A settled record couldn't name all of its homes: this segment keeps the message.
             return Ok(());
         }
-        let new = self.append_small(header, &[body], Asks::Bookkeeping, now)?;
+        let new = self.append_small(header, &[body], Asks::Relief, now)?;
         self.count_carried(header.kind, body.len());
         let number = self.segments.get(new.slot).number;
         self.segments.get_mut(new.slot).hold(new.body_bytes);
@@ -305,7 +346,7 @@ impl<H: Host> Log<H> {
             return Ok(());
         }
         let payload = body.get(header.index as usize * 8..).unwrap_or(&[]);
-        let new = self.append_settled(header.id, &homes[..count], payload, Asks::Bookkeeping, now)?;
+        let new = self.append_settled(header.id, &homes[..count], payload, Asks::Relief, now)?;
         self.count_carried(header.kind, body.len());
         self.hold_settled(new.slot, &homes[..count]);
         for &home in &homes[..count] {
@@ -318,7 +359,7 @@ impl<H: Host> Log<H> {
         let Some(seal) = Seal::decode(body).filter(|seal| self.segments.get(slot).seals_for.contains(&seal.number)) else {
             return Ok(());
         };
-        self.append_seal(seal, Asks::Bookkeeping, now)?;
+        self.append_seal(seal, Asks::Relief, now)?;
         self.count_carried(RecordKind::Seal, body.len());
         let number = self.segments.get(slot).number;
         self.release_later(Release::Seal { slot, number, sealed: seal.number });

@@ -47,7 +47,7 @@ pub struct LogConfig {
     pub segments_max: u32,
     /// Bytes of chunks whose message isn't committed yet; beyond it a chunk is refused.
     pub open_bytes_max: u64,
-    /// Preparing stops while the file system has less than this left, or fewer than `inodes_min` inodes.
+    /// Preparing for mail stops while the file system has less than this left, or fewer than `inodes_min` inodes: what is left is for outcomes.
     pub free_bytes_min: u64,
     /// See `free_bytes_min`.
     pub free_inodes_min: u64,

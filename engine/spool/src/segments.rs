@@ -11,7 +11,8 @@ use crate::record::record_span;
 use crate::seal::SEAL_BYTES;
 use crate::segment::{FIRST_BATCH, SegmentFile};
 
-/// Free segments that only outcomes and compaction may take.
+/// Free segments that new mail leaves alone: one for outcomes, the last one for what frees others (settled records, copies by compaction),
+/// and for the next start.
 pub const RESERVE_SEGMENTS: usize = 2;
 
 /// Where a segment is in its life.
@@ -133,6 +134,8 @@ impl Segment {
 pub(crate) struct Segments {
     pub(crate) slots: Vec<Segment>,
     pub(crate) active: Option<u32>,
+    /// Records took the active segment, mail did not.
+    pub(crate) is_from_reserve: bool,
     /// Nothing in them counts; each gets a new header, one after the other.
     pub(crate) blank: VecDeque<u32>,
     /// The one whose header is being written.
@@ -149,6 +152,7 @@ impl Segments {
         Segments {
             slots: Vec::new(),
             active: None,
+            is_from_reserve: false,
             blank: VecDeque::new(),
             heading: None,
             ending: 0,
@@ -169,6 +173,16 @@ impl Segments {
     /// Slots whose file exists, or is being made.
     pub(crate) fn files(&self) -> usize {
         self.slots.iter().filter(|segment| segment.state != SegmentState::Unlinked).count()
+    }
+
+    /// Bytes that can still be appended to the active segment.
+    pub(crate) fn left(&self) -> u32 {
+        self.active.map_or(0, |slot| self.get(slot).bytes - self.get(slot).used)
+    }
+
+    /// Whether mail would take of the reserve by what is left of the active segment.
+    pub(crate) fn is_kept_from_mail(&self) -> bool {
+        self.is_from_reserve && self.free.len() < RESERVE_SEGMENTS
     }
 
     pub(crate) fn free_count(&self) -> usize {

@@ -37,6 +37,8 @@ struct Making {
     slot: u32,
     step: Step,
     written: bool,
+    /// Begun although the file system has less left than it is to keep: for records only, no promise to mail.
+    is_below: bool,
 }
 
 /// Making segments, and the room that there is for it.
@@ -47,13 +49,36 @@ pub(crate) struct Supply {
     retry_at: Option<Instant>,
     /// Not before, so that zeros do not crowd out mail.
     fill_at: Instant,
+    /// Mail found none free since one was last taken.
+    mail_waits: bool,
+    /// Records found none.
+    records_wait: bool,
     /// Slots of files still to be unlinked by `retire`.
     retiring: Vec<u32>,
 }
 
 impl Supply {
     pub(crate) fn new(now: Instant) -> Self {
-        Supply { making: None, space: None, retry_at: None, fill_at: now, retiring: Vec::new() }
+        Supply { making: None, space: None, retry_at: None, fill_at: now, mail_waits: false, records_wait: false, retiring: Vec::new() }
+    }
+
+    /// Somebody wanted a segment and none was free.
+    pub(crate) fn found_none(&mut self, is_mail: bool) {
+        if is_mail {
+            self.mail_waits = true;
+        } else {
+            self.records_wait = true;
+        }
+    }
+
+    /// One is written to now; who still finds none says so again.
+    pub(crate) fn took_one(&mut self) {
+        (self.mail_waits, self.records_wait) = (false, false);
+    }
+
+    /// The segment that is being made, unless it came to nothing.
+    fn promising(&self) -> Option<Making> {
+        self.making.filter(|making| making.step != Step::Unlink)
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -76,7 +101,7 @@ impl<H: Host> Log<H> {
     /// What can still be promised to new messages.
     pub fn room(&self, now: Instant) -> Room {
         let usable = u64::from(self.config.segment_bytes - FIRST_BATCH);
-        let left = self.segments.active.map_or(0, |slot| self.segments.get(slot).bytes - self.segments.get(slot).used);
+        let left = self.segments.left();
         let free = self.segments.coming_count().saturating_sub(RESERVE_SEGMENTS) as u64;
         let bytes = if self.reserve || self.phase != Phase::Open { 0 } else { u64::from(left) + (free + self.preparable(now)) * usable };
         Room { bytes, open_bytes: self.config.open_bytes_max.saturating_sub(self.open_bytes), reserve: self.reserve }
@@ -121,9 +146,28 @@ impl<H: Host> Log<H> {
         by_count.min(by_space)
     }
 
-    /// Whether a segment more is being made or could be.
+    /// Whether a segment more is being made or could be, within the limits.
     pub(crate) fn can_prepare(&self, now: Instant) -> bool {
-        self.supply.making.is_some_and(|making| making.step != Step::Unlink) || self.preparable(now) > 0
+        self.supply.promising().is_some_and(|making| !making.is_below) || self.preparable(now) > 0
+    }
+
+    /// Whether a segment more is being made or could be for records that found none, of what the file system is to keep: that is there
+    /// for them.
+    ///
+    /// Only when compaction can gain nothing: then more than three quarters of what the segments hold counts, which bounds how many are
+    /// made. Or when nothing is left to carry it into.
+    pub(crate) fn can_prepare_below(&self, now: Instant) -> bool {
+        if self.supply.promising().is_some() {
+            return true;
+        }
+        let coming = self.segments.coming_count();
+        let is_needed = self.supply.records_wait
+            && self.recovery.is_none()
+            && coming < RESERVE_SEGMENTS
+            && (coming == 0 || !self.may_gain_by_compaction());
+        let may_try = self.supply.retry_at.is_none_or(|at| at <= now) && self.segments.files() < self.config.segments_max as usize;
+        let fits = |space: Space| space.bytes >= u64::from(self.config.segment_bytes) && space.inodes > 0;
+        is_needed && may_try && self.supply.space.is_none_or(fits)
     }
 
     /// Segments in which nothing counts any more are to get a new header.
@@ -183,14 +227,18 @@ impl<H: Host> Log<H> {
         if self.supply.retry_at.is_some_and(|at| now >= at) {
             self.supply.retry_at = None;
         }
-        let wanted = self.segments.coming_count() < self.config.prepared_segments as usize;
-        if !wanted || self.preparable(now) == 0 || !matches!(self.phase, Phase::Open | Phase::Recovering) || self.is_reading_ends() {
+        if !matches!(self.phase, Phase::Open | Phase::Recovering) || self.is_reading_ends() {
+            return;
+        }
+        let is_wanted = self.segments.coming_count() < self.config.prepared_segments as usize;
+        let is_below = self.preparable(now) == 0;
+        if !is_wanted || (is_below && !self.can_prepare_below(now)) {
             return;
         }
         let file = SegmentFile(self.segments.next_file);
         self.segments.next_file += 1;
         let slot = self.segments.add(Segment::new(file, self.config.segment_bytes, SegmentState::Preparing));
-        self.supply.making = Some(Making { slot, step: Step::Create, written: false });
+        self.supply.making = Some(Making { slot, step: Step::Create, written: false, is_below });
     }
 
     fn making_op(&mut self, now: Instant) -> Option<Op<H::Buffer>> {
@@ -254,7 +302,7 @@ impl<H: Host> Log<H> {
     }
 
     pub(crate) fn prepare_completed(&mut self, result: &OpResult<H::Buffer>, now: Instant) {
-        let Some(Making { slot, step, written }) = self.supply.making else { return };
+        let Some(making @ Making { slot, step, written, .. }) = self.supply.making else { return };
         let ended = match result {
             OpResult::WriteSynced { write, sync } if *write == BLOCK_BYTES as i64 => *sync,
             OpResult::WriteSynced { write, .. } if *write >= 0 => -28,
@@ -269,7 +317,7 @@ impl<H: Host> Log<H> {
         }
         if ended < 0 && is_no_space(ended) {
             self.supply.retry_at = Some(now + PREPARE_RETRY);
-            self.supply.making = Some(Making { slot, step: Step::Unlink, written });
+            self.supply.making = Some(Making { step: Step::Unlink, ..making });
             self.events.push_back(Event::PrepareFailed { result: ended });
             return;
         }
@@ -279,8 +327,10 @@ impl<H: Host> Log<H> {
                 _ => PoisonReason::Directory { result: ended },
             });
         }
-        // Nothing free and nothing coming: reserving space is quicker than writing it, and slower later.
-        let hurry = self.segments.coming_count() == 0;
+        // Nothing free for who asks and nothing coming: reserving space is quicker than writing it, and slower later.
+        let coming = self.segments.coming_count();
+        let kept = if self.supply.mail_waits { RESERVE_SEGMENTS } else { usize::from(self.supply.records_wait) };
+        let hurry = coming <= kept;
         let bytes = self.segments.get(slot).bytes;
         let next = match step {
             Step::Create if hurry => Step::Allocate,
@@ -300,7 +350,7 @@ impl<H: Host> Log<H> {
             Step::Unlink => unreachable!("returned above"),
         };
         let written = written || matches!((step, next), (Step::Fill { .. }, Step::Header));
-        self.supply.making = Some(Making { slot, step: next, written });
+        self.supply.making = Some(Making { step: next, written, ..making });
     }
 
     pub(crate) fn retire_op(&mut self) -> Option<Op<H::Buffer>> {

@@ -1,0 +1,203 @@
+//! What runs short is no failure: a full disk takes no mail and goes on recording what is owed for the mail that is there, and nothing has
+//! to be restarted.
+
+use std::time::{Duration, Instant};
+
+use ringpost_sim::station::{SimHost, Station};
+use ringpost_sim::{Disk, Random};
+use ringpost_spool::{AppendError, Content, Event, Log, LogConfig, RecordId, Space, Ticket};
+
+const SEGMENT_BYTES: usize = 128 << 10;
+const BIG: [u8; 6000] = [0; 6000];
+/// Records of this size that a segment holds.
+const BIG_IN_SEGMENT: u64 = 20;
+
+fn config(boot: u64) -> LogConfig {
+    let mut config = LogConfig::new(7, 0, boot);
+    config.segment_bytes = SEGMENT_BYTES as u32;
+    config.batch_bytes = 16 << 10;
+    config.read_bytes = 64 << 10;
+    config.prepared_segments = 3;
+    config.prepare_bytes_per_s = 1 << 40;
+    config
+}
+
+/// As many segments as are ready at the start, and never one more.
+fn no_more(boot: u64) -> LogConfig {
+    LogConfig { segments_max: 4, ..config(boot) }
+}
+
+fn message(sequence: u64) -> RecordId {
+    RecordId { boot: 1, shard: 0, sequence }
+}
+
+struct Shard {
+    station: Station,
+    random: Random,
+    now: Instant,
+}
+
+impl Shard {
+    fn new(seed: u64, config: LogConfig, capacity: usize) -> Shard {
+        let (mut random, now) = (with_buffers(Random::new(seed)), Instant::now());
+        let station = Station::new(Disk::new(capacity), config, None, &mut random, now);
+        let mut shard = Shard { station, random, now };
+        shard.idle();
+        shard
+    }
+
+    /// One operation ends. Whether what found no room is to be tried again.
+    fn turn(&mut self) -> bool {
+        self.station.begin_all(self.now);
+        self.station.complete_one(&mut self.random, self.now);
+        self.now += Duration::from_millis(20);
+        let mut makes_room = false;
+        while let Some(event) = self.station.log.event() {
+            assert!(!matches!(event, Event::Poisoned(_) | Event::Refused(_)), "{event:?}");
+            makes_room |= event.makes_room();
+        }
+        makes_room
+    }
+
+    /// Long enough for all that goes by time.
+    fn idle(&mut self) {
+        for _ in 0..500 {
+            self.turn();
+        }
+    }
+
+    /// The next life, without a word of how much room there is.
+    fn restart(&mut self, config: LogConfig) {
+        self.station.log.stop();
+        self.idle();
+        self.random = with_buffers(self.random.clone());
+        self.station.reopen(config, &mut self.random, self.now);
+        self.idle();
+    }
+
+    /// As a shard does it: what finds no room is tried again when an event says so.
+    fn written(&mut self, mut append: impl FnMut(&mut Log<SimHost>, Instant) -> Result<Ticket, AppendError>) -> bool {
+        let mut turns = 0;
+        loop {
+            match append(&mut self.station.log, self.now) {
+                Ok(_) => return true,
+                Err(AppendError::Full | AppendError::NoSpace) => {}
+                Err(other) => panic!("{other}"),
+            }
+            while !self.turn() {
+                turns += 1;
+                if turns > 2000 {
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn mail(&mut self, sequence: u64) -> bool {
+        self.written(|log, now| {
+            let mut record = log.begin(Content::Message, message(sequence), BIG.len() as u32, now)?;
+            record.put(&BIG);
+            Ok(record.finish().ticket)
+        })
+    }
+
+    fn outcome(&mut self, sequence: u64, index: u32, payload: &[u8]) -> bool {
+        self.written(|log, now| log.outcome(message(sequence), index, payload, now))
+    }
+}
+
+/// Some of the simulated hosts have no buffer now and then; those of shards always have one.
+fn with_buffers(mut random: Random) -> Random {
+    while random.clone().one_in(4) {
+        random.draw();
+    }
+    random
+}
+
+/// A destination that answers each of many messages with 4xx filled the reserve, and then the shard delivered nothing any more.
+#[test]
+fn outcomes_of_more_than_the_reserve_are_recorded_below_the_limits() {
+    for seed in 0..10 {
+        let mut shard = Shard::new(seed, config(1), 64 << 20);
+        let messages = 5 * BIG_IN_SEGMENT;
+        (0..messages).for_each(|sequence| assert!(shard.mail(sequence)));
+        let mail = shard.station.disk.list().len();
+        shard.station.log.set_space(Space { bytes: config(1).free_bytes_min - 1, inodes: u64::MAX });
+        for round in 0..10 {
+            for sequence in 0..messages {
+                assert!(shard.outcome(sequence, 0, &BIG), "seed {seed}, round {round}: {sequence} is not recorded");
+            }
+        }
+        assert_eq!(shard.station.log.begin(Content::Message, message(messages), 0, shard.now).err(), Some(AppendError::NoSpace));
+        // Five segments of outcomes count. Those in which they stand are three quarters full of them, and some are emptied or to be written.
+        let made = shard.station.disk.list().len() - mail;
+        assert!(made <= 5 * 4 / 3 + 2, "seed {seed}: {made} were made");
+    }
+}
+
+/// The segment that is written to is never freed. At its end it could not be left either, though nothing in it counted any more.
+#[test]
+fn what_replaces_itself_is_recorded_for_ever_though_no_segment_can_be_made() {
+    for seed in 0..10 {
+        let mut shard = Shard::new(seed, no_more(1), 64 << 20);
+        let messages = BIG_IN_SEGMENT - 1;
+        (0..messages).for_each(|sequence| assert!(shard.mail(sequence)));
+        // Each start takes a segment, and leaves one behind that is full of what counts: one is free in the end.
+        shard.restart(no_more(2));
+        (0..messages).for_each(|sequence| assert!(shard.outcome(sequence, 0, &BIG)));
+        shard.restart(no_more(3));
+        for round in 0..10 * BIG_IN_SEGMENT {
+            assert!(shard.outcome(0, 1, &BIG), "seed {seed}, outcome {round} is not recorded");
+        }
+    }
+}
+
+/// Each start leaves a segment behind. One that was hardly begun was not emptied, because most of what was written to it counts.
+#[test]
+fn starts_on_a_full_disk_do_not_use_up_its_segments() {
+    for seed in 0..10 {
+        let mut shard = Shard::new(seed, no_more(1), 64 << 20);
+        assert!(shard.mail(0));
+        for life in 2..8 {
+            shard.restart(no_more(life));
+            for index in 0..6 {
+                assert!(shard.outcome(0, 6 * life as u32 + index, &BIG), "seed {seed}, life {life}");
+            }
+        }
+    }
+}
+
+/// Mail that came in faster than segments were made took those of the reserve, as long as one was being made.
+#[test]
+fn mail_leaves_the_reserve_alone_while_segments_are_made() {
+    for seed in 0..10 {
+        let mut slow = config(1);
+        slow.prepare_bytes_per_s = 128 << 10;
+        let mut shard = Shard::new(seed, slow, 5 * SEGMENT_BYTES + SEGMENT_BYTES / 2);
+        let mail = (0..200).take_while(|&sequence| shard.mail(sequence)).count() as u64;
+        assert!((BIG_IN_SEGMENT..200).contains(&mail), "{mail}");
+        for sequence in 0..BIG_IN_SEGMENT - 2 {
+            assert!(shard.outcome(sequence, 0, &BIG), "seed {seed}: {sequence} is not recorded");
+        }
+    }
+}
+
+/// With each segment full of what counts nothing could be deleted: that too has to be written.
+#[test]
+fn messages_can_be_settled_when_not_one_outcome_more_can_be_recorded() {
+    for seed in 0..10 {
+        let mut shard = Shard::new(seed, no_more(1), 64 << 20);
+        (0..BIG_IN_SEGMENT - 1).for_each(|sequence| assert!(shard.mail(sequence)));
+        let mut index = 0;
+        for payload in [&BIG[..], &BIG[..100]] {
+            while shard.outcome(0, index, payload) {
+                index += 1;
+            }
+        }
+        for sequence in 0..BIG_IN_SEGMENT - 2 {
+            let settled = shard.written(|log, now| log.settle(message(sequence), &[], now));
+            assert!(settled, "seed {seed}: {sequence} cannot be deleted");
+        }
+        assert!(shard.outcome(BIG_IN_SEGMENT - 2, 0, &BIG), "seed {seed}: what is left goes on");
+    }
+}
