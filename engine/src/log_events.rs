@@ -71,7 +71,7 @@ impl Shard {
                 Event::Poisoned(reason) => shard.fail(reason.to_string()),
                 Event::Refused(reason) => shard.fail(format!("log {number} cannot be opened: {reason}")),
                 Event::SegmentPrepared { written: false, .. } => shard.metrics.segments_unprepared.increment(),
-                Event::PrepareFailed { result } => warn!(shard = shard.id, errno = -result, "no room to prepare a segment; tried again"),
+                Event::PrepareFailed { result } => warn!(shard = shard.id, errno = -result, "a segment could not be prepared for want of room, descriptors or memory; tried again"),
                 Event::Reserve(on) => {
                     shard.metrics.spool_reserve.set((*on).into());
                     warn!(shard = shard.id, on, "spool reserve: new mail is answered with 452 while this is on, deliveries go on");

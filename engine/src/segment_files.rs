@@ -30,6 +30,8 @@ impl BatchBuffer for PageBuffer {
 pub struct SegmentFiles {
     ring: Ring,
     directory: PathBuf,
+    /// Open all the time: with no descriptor left its names can still be synced.
+    names: File,
     write_mode: WriteMode,
     open: RefCell<HashMap<SegmentFile, File>>,
     zeros: RefCell<Option<Pages>>,
@@ -42,7 +44,8 @@ impl SegmentFiles {
         if let Some(parent) = directory.parent() {
             crate::folder::sync_folder(parent)?;
         }
-        Ok(SegmentFiles { ring, directory, write_mode, open: RefCell::default(), zeros: RefCell::default() })
+        let names = File::from(fs::File::open(&directory)?);
+        Ok(SegmentFiles { ring, directory, names, write_mode, open: RefCell::default(), zeros: RefCell::default() })
     }
 
     /// The segment files that are there. Blocks: called once, at the start.
@@ -119,10 +122,7 @@ impl SegmentFiles {
             OpKind::Allocate { file, bytes } => self.ring.fallocate(&self.file(file, true)?, 0, bytes).await,
             OpKind::Fill { file, offset, bytes } => self.fill(file, offset, bytes).await,
             OpKind::Publish { file } => self.ring.rename(&self.path(file, true), &self.path(file, false)).await,
-            OpKind::SyncDirectory => {
-                let directory = self.ring.open(&self.directory, libc::O_RDONLY | libc::O_DIRECTORY, 0).await?;
-                self.ring.fsync(&directory, false).await
-            }
+            OpKind::SyncDirectory => self.ring.fsync(&self.names, false).await,
             OpKind::Unlink { file, temporary } => {
                 self.open.borrow_mut().remove(&file);
                 match self.ring.unlink(&self.path(file, temporary)).await {

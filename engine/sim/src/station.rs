@@ -64,6 +64,15 @@ pub struct BadPlace {
     pub times: u32,
 }
 
+/// A change of the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A file is made.
+    Create,
+    /// The names are made durable.
+    Sync,
+}
+
 /// One log, its disk, and what is under way between them.
 pub struct Station {
     /// The disk; it outlives the log's lives.
@@ -72,6 +81,8 @@ pub struct Station {
     pub log: Log<SimHost>,
     /// After so many writes one fails.
     pub fault: Option<(u64, Fault)>,
+    /// The next change of this kind is refused with this errno, negated.
+    pub refused: Option<(Change, i64)>,
     /// What can't be read.
     pub unreadable: Vec<BadPlace>,
     /// Reads that were begun, and those of them that failed.
@@ -108,6 +119,7 @@ impl Station {
             disk,
             log,
             fault: None,
+            refused: None,
             unreadable: Vec::new(),
             reads: (0, 0),
             bytes_read: 0,
@@ -209,6 +221,14 @@ impl Station {
     }
 
     fn execute(&mut self, kind: OpKind<Vec<u8>>) -> OpResult<Vec<u8>> {
+        let change = match kind {
+            OpKind::Create { .. } => Some(Change::Create),
+            OpKind::SyncDirectory => Some(Change::Sync),
+            _ => None,
+        };
+        if let Some((_, errno)) = self.refused.take_if(|(refused, _)| Some(*refused) == change) {
+            return OpResult::Done { result: errno };
+        }
         let disk = &mut self.disk;
         let result = match kind {
             OpKind::Read { file, offset, mut buffer, bytes } => {

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use ringpost_sim::station::{SimHost, Station};
+use ringpost_sim::station::{Change, SimHost, Station};
 use ringpost_sim::{Disk, Random};
 use ringpost_spool::{AppendError, Content, Event, Log, LogConfig, RecordId, Space, Ticket};
 
@@ -199,5 +199,29 @@ fn messages_can_be_settled_when_not_one_outcome_more_can_be_recorded() {
             assert!(settled, "seed {seed}: {sequence} cannot be deleted");
         }
         assert!(shard.outcome(BIG_IN_SEGMENT - 2, 0, &BIG), "seed {seed}: what is left goes on");
+    }
+}
+
+/// While a process had no descriptor left, the segment that it wanted to make ended it: as if the disk had failed.
+#[test]
+fn a_shortage_of_descriptors_or_memory_is_no_failure_of_the_disk() {
+    const ENOMEM: i64 = -12;
+    const ENFILE: i64 = -23;
+    const EMFILE: i64 = -24;
+    for (seed, errno) in [EMFILE, ENFILE, ENOMEM].into_iter().enumerate() {
+        for change in [Change::Create, Change::Sync] {
+            let mut shard = Shard::new(seed as u64, config(1), 64 << 20);
+            shard.station.refused = Some((change, errno));
+            let mail = 8 * BIG_IN_SEGMENT;
+            // Whoever is told that the log failed panics.
+            (0..mail).for_each(|sequence| assert!(shard.mail(sequence), "{change:?} {errno}: {sequence}"));
+            assert_eq!(shard.station.refused, None, "it was met");
+            shard.idle();
+            let files = shard.station.disk.list();
+            assert!(files.iter().all(|found| !found.temporary && found.bytes == SEGMENT_BYTES as u64), "{change:?} {errno}: {files:?}");
+            assert!(files.len() as u64 <= mail.div_ceil(BIG_IN_SEGMENT) + 1 + 3, "{change:?} {errno}: what was not used is gone again");
+            shard.restart(config(2));
+            assert_eq!(shard.station.log.messages() as u64, mail);
+        }
     }
 }

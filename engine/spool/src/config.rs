@@ -12,7 +12,7 @@ pub const RIDE_MAX: Duration = Duration::from_millis(5);
 pub const RIDE_IN_RESERVE_MAX: Duration = Duration::from_millis(100);
 /// Silence after which a witness block is written.
 pub const WITNESS_AFTER: Duration = Duration::from_millis(100);
-/// Pause after a preparation that met a full disk.
+/// Pause after a preparation that met a full disk, or another shortage.
 pub const PREPARE_RETRY: Duration = Duration::from_secs(1);
 
 /// Whether the log takes new messages.

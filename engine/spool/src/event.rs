@@ -62,7 +62,7 @@ pub enum Event<'a> {
         /// The file.
         file: SegmentFile,
     },
-    /// Preparing met a full disk and will be tried again; what is promised goes on.
+    /// Preparing met a full disk, or found no descriptor or memory, and will be tried again; what is promised goes on.
     PrepareFailed {
         /// The errno, negative.
         result: i64,

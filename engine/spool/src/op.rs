@@ -148,9 +148,9 @@ pub enum OpResult<B> {
     },
 }
 
-/// ENOSPC and EDQUOT, negated: no room, which is no failure of the disk.
-pub(crate) fn is_no_space(result: i64) -> bool {
-    matches!(result, -28 | -122)
+/// ENOSPC and EDQUOT, ENFILE and EMFILE, ENOMEM, negated: no room, descriptor or memory, which is no failure of the disk.
+pub(crate) fn is_shortage(result: i64) -> bool {
+    matches!(result, -28 | -122 | -23 | -24 | -12)
 }
 
 /// The result of an operation that only succeeds or fails.

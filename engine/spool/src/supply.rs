@@ -9,7 +9,7 @@ use crate::batch::BLOCK_BYTES;
 use crate::config::PREPARE_RETRY;
 use crate::event::{Event, PoisonReason};
 use crate::log::{Log, Phase, Purpose, Space, check_write};
-use crate::op::{BatchBuffer, Host, Op, OpKind, OpResult, done, is_no_space};
+use crate::op::{BatchBuffer, Host, Op, OpKind, OpResult, done, is_shortage};
 use crate::segment::{FIRST_BATCH, SegmentFile, SegmentHeader};
 use crate::segments::{RESERVE_SEGMENTS, Segment, SegmentState};
 
@@ -27,8 +27,10 @@ enum Step {
     Header,
     Publish,
     SyncDirectory,
-    /// It failed: the file goes away again.
-    Unlink,
+    /// It failed: the file goes away again, under the name that it has.
+    Unlink {
+        temporary: bool,
+    },
 }
 
 /// The file that is being made.
@@ -78,7 +80,7 @@ impl Supply {
 
     /// The segment that is being made, unless it came to nothing.
     fn promising(&self) -> Option<Making> {
-        self.making.filter(|making| making.step != Step::Unlink)
+        self.making.filter(|making| !matches!(making.step, Step::Unlink { .. }))
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -261,7 +263,7 @@ impl<H: Host> Log<H> {
             }
             Step::Publish => OpKind::Publish { file },
             Step::SyncDirectory => OpKind::SyncDirectory,
-            Step::Unlink => OpKind::Unlink { file, temporary: true },
+            Step::Unlink { temporary } => OpKind::Unlink { file, temporary },
         };
         Some(self.op(Purpose::Prepare, kind))
     }
@@ -309,15 +311,16 @@ impl<H: Host> Log<H> {
             OpResult::WriteSynced { write, .. } => *write,
             other => done(other),
         };
-        if step == Step::Unlink {
-            // Whatever came of it: a leftover under the temporary name is removed at the next start.
+        if matches!(step, Step::Unlink { .. }) {
+            // Whatever came of it: a leftover under the temporary name is removed at the next start, another is found to hold nothing.
             self.segments.get_mut(slot).state = SegmentState::Unlinked;
             self.supply.making = None;
             return;
         }
-        if ended < 0 && is_no_space(ended) {
+        if ended < 0 && is_shortage(ended) {
             self.supply.retry_at = Some(now + PREPARE_RETRY);
-            self.supply.making = Some(Making { step: Step::Unlink, ..making });
+            let temporary = step != Step::SyncDirectory;
+            self.supply.making = Some(Making { step: Step::Unlink { temporary }, ..making });
             self.events.push_back(Event::PrepareFailed { result: ended });
             return;
         }
@@ -347,7 +350,7 @@ impl<H: Host> Log<H> {
                 self.events.push_back(Event::SegmentPrepared { file: self.segments.get(slot).file, written });
                 return;
             }
-            Step::Unlink => unreachable!("returned above"),
+            Step::Unlink { .. } => unreachable!("returned above"),
         };
         let written = written || matches!((step, next), (Step::Fill { .. }, Step::Header));
         self.supply.making = Some(Making { step: next, written, ..making });
