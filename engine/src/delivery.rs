@@ -16,6 +16,7 @@ use tracing::{error, warn};
 
 use crate::{
     attempt::{Attempt, AttemptStorage, RecipientOutcome},
+    backlog::{Backlog, Refused},
     dialing, mailbox_delivery,
     pool::Acquired,
     record_id::record_id,
@@ -40,7 +41,7 @@ pub struct Delivery {
     /// A log took no record any more.
     has_closed: Cell<bool>,
     /// Settled in the queue, not appended for want of room.
-    backlog: RefCell<VecDeque<(MessageKey, Settled)>>,
+    backlog: RefCell<Backlog<MessageKey>>,
     /// Attempts under way, connecting ones included.
     attempts: Cell<usize>,
     record: RefCell<Vec<u8>>,
@@ -374,35 +375,39 @@ impl Shard {
         if settled == Settled::Nothing {
             return;
         }
-        if !self.delivery.backlog.borrow().is_empty() || !self.try_persist(key, settled) {
-            self.delivery.backlog.borrow_mut().push_back((key, settled));
+        if self.delivery.backlog.borrow().is_empty() && self.try_persist(key, settled).is_ok() {
+            return;
+        }
+        let Some(log) = self.queue.borrow().envelope(key).map(|envelope| envelope.id.shard) else { return };
+        if settled == Settled::Done {
+            let forgotten = self.delivery.backlog.borrow_mut().forget_outcomes(log, key);
+            (0..forgotten).for_each(|_| self.queue.borrow_mut().recorded(key));
+        }
+        let is_only = self.delivery.backlog.borrow_mut().push(log, key, settled);
+        if is_only {
+            self.drain_backlog();
         }
     }
 
     fn drain_backlog(&self) {
-        loop {
-            let Some((key, settled)) = self.delivery.backlog.borrow().front().copied() else { return };
-            if !self.try_persist(key, settled) {
-                return;
-            }
-            self.delivery.backlog.borrow_mut().pop_front();
-            if self.is_ending() && self.delivery.backlog.borrow().is_empty() {
-                self.wake_life();
-            }
+        let mut backlog = self.delivery.backlog.borrow_mut();
+        if backlog.is_empty() {
+            return;
+        }
+        backlog.drain(|key, settled| self.try_persist(key, settled));
+        if self.is_ending() && backlog.is_empty() {
+            self.wake_life();
         }
     }
 
-    /// Waits until everything that was to be persisted so far is in a batch.
+    /// Waits until everything that was to be persisted so far is in a batch, but for what the disk has no room for.
     pub(crate) async fn backlog_written(&self) {
         loop {
             self.drain_backlog();
-            let head = self.delivery.backlog.borrow().front().copied();
-            let Some((key, _)) = head.filter(|_| !self.is_ending()) else { return };
-            // It may be of the log of an earlier start, while this shard's own does nothing.
-            let log = self.queue.borrow().envelope(key).and_then(|envelope| self.committer_of(envelope.id.shard));
-            if let Some(log) = log {
-                log.room().await;
-            }
+            // It may be the log of an earlier start, while this shard's own does nothing.
+            let awaited = self.delivery.backlog.borrow().awaited();
+            let Some(log) = awaited.filter(|_| !self.is_ending()).and_then(|log| self.committer_of(log)) else { return };
+            log.room().await;
         }
     }
 
@@ -431,15 +436,19 @@ impl Shard {
         !self.delivery.has_closed.get() && !self.spool_has_failed()
     }
 
-    /// False when there is no room just now.
-    fn try_persist(&self, key: MessageKey, settled: Settled) -> bool {
+    /// Does a log lack room for records of this kind, so that what was changed last is not on disk?
+    pub(crate) fn lacks_room_for(&self, settled: Settled) -> bool {
+        self.delivery.backlog.borrow().is_stuck(settled)
+    }
+
+    fn try_persist(&self, key: MessageKey, settled: Settled) -> Result<(), Refused> {
         let id = match self.queue.borrow().envelope(key) {
             Some(envelope) => envelope.id,
-            None => return true,
+            None => return Ok(()),
         };
         let Some(committer) = self.committer_of(id.shard) else {
             error!(queue_id = %id, "no log for this message: its outcome is not recorded");
-            return true;
+            return Ok(());
         };
         let appended = if settled == Settled::Done {
             committer.settle(record_id(id))
@@ -447,7 +456,7 @@ impl Shard {
             let mut state = self.delivery.record.borrow_mut();
             state.clear();
             if !self.queue.borrow().state(key, &mut state) {
-                return true;
+                return Ok(());
             }
             committer.outcome(record_id(id), &state)
         };
@@ -457,22 +466,23 @@ impl Shard {
                     self.note_settled(id);
                 }
                 self.delivery.unrecorded.borrow_mut().push_back((id.shard, ticket, key));
-                true
+                Ok(())
             }
-            Err(AppendError::Full | AppendError::NoSpace | AppendError::NotOpen) => false,
+            Err(AppendError::Full | AppendError::NotOpen) => Err(Refused::Full),
+            Err(AppendError::NoSpace) => Err(Refused::NoSpace),
             // The process is leaving; the next start finds the outcome missing and tries again (at least once).
             Err(AppendError::Closed) => {
                 self.delivery.has_closed.set(true);
-                true
+                Ok(())
             }
             Err(AppendError::Unknown) if settled == Settled::Done => {
                 self.queue.borrow_mut().recorded(key);
-                true
+                Ok(())
             }
             Err(reason) => {
                 warn!(queue_id = %id, %reason, "an outcome could not be recorded");
                 self.queue.borrow_mut().recorded(key);
-                true
+                Ok(())
             }
         }
     }

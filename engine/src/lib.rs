@@ -6,6 +6,7 @@
 pub mod admission;
 mod attempt;
 mod attempt_log;
+mod backlog;
 mod boot_number;
 mod claiming;
 mod clock;

@@ -24,6 +24,9 @@ const PAGES_PER_ORDER: usize = 256;
 /// The log takes no more: what was done before this was noticed is in memory alone.
 const NOT_RECORDED: &str = "the engine's spool failed, or the engine is about to end: what was changed last is not on disk, and does not hold after the \
                             next start; repeat it then";
+/// The same when the disk is full.
+const NO_ROOM: &str = "the spool has no room left on its disk: what was changed last is in force but not on disk, and is forgotten at the next start unless \
+     there is room before; make room, or delete messages";
 
 /// Carries out an order and waits until it is durable.
 pub(crate) async fn steer(shard: &Rc<Shard>, order: ChangeOrder) -> Answer {
@@ -81,6 +84,10 @@ pub(crate) async fn steer(shard: &Rc<Shard>, order: ChangeOrder) -> Answer {
     shard.records_durable().await;
     if !order.only_counts && !shard.keeps_records() {
         return Answer::Failed(NOT_RECORDED.to_owned());
+    }
+    let recorded_as = if matches!(steering, Steering::Purge) { Settled::Done } else { Settled::Outcome };
+    if !order.only_counts && shard.lacks_room_for(recorded_as) {
+        return Answer::Failed(NO_ROOM.to_owned());
     }
     Answer::Changed(changed)
 }
