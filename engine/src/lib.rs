@@ -78,5 +78,6 @@ mod stored_envelope;
 mod summary;
 mod tags;
 mod ungreeted;
+mod unread_offers;
 mod why;
 mod withheld;

@@ -1,6 +1,10 @@
 //! Pages of the queue and single messages, as the coordinator wants them.
 
-use ringpost_queue::{Cursor, DestinationId, Filter, MessageView as QueuedView, Queue, QueueId, RecipientView as QueuedRecipient, State};
+use std::borrow::Cow;
+
+use ringpost_queue::{
+    Cursor, DestinationId, Filter, MessageView as QueuedView, OFFERED_REASON, Queue, QueueId, RecipientView as QueuedRecipient, State,
+};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
@@ -19,7 +23,7 @@ pub(crate) fn list(shard: &Shard, query: &ListQuery) -> Result<(Vec<MessageView>
     let cursor = query.after.map_or_else(Cursor::default, Cursor::at);
     let limit = query.limit.unwrap_or(PAGE_MESSAGES_MAX).min(PAGE_MESSAGES_MAX);
     let mut views = Vec::new();
-    let next = shard.queue.borrow_mut().page(&filter, cursor, limit, |view| views.push(view_of(&view, now)));
+    let next = shard.queue.borrow_mut().page(&filter, cursor, limit, |view| views.push(view_of(shard, &view, now)));
     Ok((views, next.map_err(|lost| lost.to_string())?.map(Cursor::position)))
 }
 
@@ -27,14 +31,20 @@ pub(crate) fn list(shard: &Shard, query: &ListQuery) -> Result<(Vec<MessageView>
 pub(crate) fn show(shard: &Shard, id: QueueId) -> Option<MessageView> {
     let queue = shard.queue.borrow();
     let view = queue.key_of(id).and_then(|key| queue.show(key)).filter(|view| !view.is_closing())?;
-    Some(view_of(&view, shard.now_ms()))
+    Some(view_of(shard, &view, shard.now_ms()))
 }
 
 /// Sentences about such a message.
 pub(crate) fn why(shard: &Shard, id: QueueId, elsewhere: &Elsewhere) -> Option<String> {
     let (queue, now) = (shard.queue.borrow(), shard.now_ms());
     let view = queue.key_of(id).and_then(|key| queue.show(key)).filter(|view| !view.is_closing())?;
-    Some(why::why(&view, |destination: DestinationId| queue.destination(destination, now), elsewhere, now))
+    // The shard alone knows of mail that it could not give to be offered.
+    let mut elsewhere = Cow::Borrowed(elsewhere);
+    if let Some(reason) = shard.unread_offer(id) {
+        let sentence = format!("Waits to be offered to the nodes of the cluster, and stays with this node: {reason}");
+        elsewhere.to_mut().unoffered = Some(sentence);
+    }
+    Some(why::why(&view, |destination: DestinationId| queue.destination(destination, now), &elsewhere, now))
 }
 
 /// The filter in the queue's terms; `None` when nothing can match, because this shard knows no such destination.
@@ -74,7 +84,7 @@ fn state_named(word: &str) -> Result<State, String> {
         .ok_or_else(|| format!("{word:?} is not a state: ready, deferred, active, held, offered, failed"))
 }
 
-fn view_of(view: &QueuedView<'_>, now: u64) -> MessageView {
+fn view_of(shard: &Shard, view: &QueuedView<'_>, now: u64) -> MessageView {
     let envelope = view.envelope();
     let recipients: Vec<_> = view
         .recipients()
@@ -97,8 +107,12 @@ fn view_of(view: &QueuedView<'_>, now: u64) -> MessageView {
         let meant = view.recipients().filter(|recipient| is_meant(recipient) && !recipient.is_settled());
         meant.map(|recipient| recipient.reason(now)).find(|reason| !reason.is_empty())
     };
-    let reason =
-        reason_of(|recipient| recipient.is_open()).or_else(|| reason_of(|recipient| !recipient.is_open())).unwrap_or_default().into_owned();
+    let reason = reason_of(|recipient| recipient.is_open()).or_else(|| reason_of(|recipient| !recipient.is_open())).unwrap_or_default();
+    let unread = (reason == OFFERED_REASON).then(|| shard.unread_offer(envelope.id)).flatten();
+    let reason = match unread {
+        Some(unread) => format!("waits to be offered to the nodes of the cluster: {unread}"),
+        None => reason.into_owned(),
+    };
     MessageView {
         id: envelope.id.to_string(),
         sender: String::from_utf8_lossy(envelope.reverse_path).into_owned(),

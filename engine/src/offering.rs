@@ -25,6 +25,7 @@ use crate::{
     record_id::record_id,
     shard::Shard,
     stored_envelope::{MessageRecord, RecordError},
+    unread_offers::UnreadOffers,
 };
 
 /// The largest content that is offered by a node that can deliver it itself.
@@ -49,6 +50,8 @@ pub(crate) struct Offering {
     again: Line,
     /// Mail of earlier runs that is delivered here, though it may have been offered.
     kept: Line,
+    /// What could not be read.
+    pub(crate) unread: UnreadOffers,
 }
 
 /// Mail that waits for the coordinator to take it.
@@ -188,7 +191,7 @@ impl Shard {
         self.forget_waiter(key);
     }
 
-    async fn collect_offers(&self, Take { which, items_max, bytes_max }: Take) -> Offers {
+    async fn collect_offers(self: &Rc<Self>, Take { which, items_max, bytes_max }: Take) -> Offers {
         let mut offers = Offers::default();
         let mut bytes = 0;
         let line = match which {
@@ -205,16 +208,24 @@ impl Shard {
         while offers.items.len() + offers.gone.len() < items_max && bytes < bytes_max && !self.is_ending() {
             let Some(id) = line.pop() else { break };
             match self.offer_of(id).await {
-                _ if self.recalling.is_wanted(id) => {}
+                _ if self.recalling.is_wanted(id) => self.offering.unread.is_over(id),
                 Ok(Some(offer)) => {
+                    self.offering.unread.is_over(id);
                     bytes += offer.data.len();
                     offers.items.push(offer);
                 }
                 // Settled meanwhile, perhaps before its turn came.
-                Ok(None) | Err(RecordError::Gone) => offers.gone.push(id),
+                Ok(None) | Err(RecordError::Gone) => {
+                    self.offering.unread.is_over(id);
+                    offers.gone.push(id);
+                }
                 Err(reason) => {
-                    warn!(queue_id = %id, %reason, "this mail cannot be read to be offered; it is delivered here");
-                    self.deliver_here(&[id]);
+                    if self.config().delivery.deliver {
+                        warn!(queue_id = %id, %reason, "this mail cannot be read to be offered; it is delivered here");
+                        self.deliver_here(&[id]);
+                    } else {
+                        self.offer_later(id, &reason);
+                    }
                     offers.gone.push(id);
                 }
             }

@@ -1,7 +1,8 @@
-//! What a node takes over, and what it is killed with, while it is emptied.
+//! What a node takes over, accepts or is killed with while it is emptied.
 
 use std::{
     net::TcpListener,
+    os::unix::fs::FileExt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -118,4 +119,50 @@ fn what_was_tried_before_a_drain_is_not_delivered_twice_when_that_is_cut_short()
             wait_for("that the drain is over", || (!is_noted()).then_some(()));
         }
     }
+}
+
+/// Changes each place in a node's spool that has these bytes: they are none of its records any more, and the same call brings them back.
+fn flip(rig: &Rig, spool: &str, bytes: &[u8], flipped: &[u8]) {
+    let mut count = 0;
+    for folder in fs::read_dir(rig.folder.path().join(spool)).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
+        for file in fs::read_dir(folder.path()).unwrap().flatten().filter(|entry| entry.path().is_file()) {
+            let text = fs::read(file.path()).unwrap();
+            for (at, _) in text.windows(bytes.len()).enumerate().filter(|(_, window)| *window == bytes) {
+                fs::OpenOptions::new().write(true).open(file.path()).unwrap().write_all_at(flipped, at as u64).unwrap();
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 0, "the mail is in the spool");
+}
+
+/// It tried the mail itself, by routes that were not meant for that, until its next start.
+#[test]
+fn mail_that_a_node_that_only_offers_cannot_read_once_is_offered_later() {
+    let mut rig = mail_rig(&[ONLY_OFFERS, SHARES]);
+    rig.load("queue_enqueue");
+    let takes = Arc::new(AtomicBool::new(false));
+    let begins = takes.clone();
+    rig.by_way_of(0, move |words| match runs(words, "queue_enqueue") && !takes.load(Ordering::SeqCst) {
+        true => Passage::Instead(REFUSED),
+        false => Passage::Through,
+    });
+    rig.start_node(0);
+    rig.send(0, 1);
+    wait_for("the first offer", || rig.nodes[0].has_logged("does not take this node's mail"));
+    flip(&rig, "spool1", b"mail-0000", b"MAIL-0000");
+    begins.store(true, Ordering::SeqCst);
+    rig.start_node(1);
+    // It is read again with the next round, ten seconds after the start, and not from memory as the first time, which is kept for a second.
+    wait_for("the read that fails", || rig.nodes[0].has_logged("cannot be read to be offered"));
+    let listed = rig.nodes[0].ringpost("queue", &["ls", "--json"]).1;
+    let mail: Value = serde_json::from_str(&listed).unwrap();
+    let (reason, id) = (mail["reason"].as_str().unwrap(), mail["id"].as_str().unwrap());
+    assert!(reason.starts_with("waits to be offered to the nodes of the cluster: it cannot be read from its spool ("), "{mail}");
+    let why = rig.nodes[0].ringpost("queue", &["why", id]).1;
+    assert!(why.starts_with("Waits to be offered") && why.contains("which is tried again at "), "{why}");
+    assert_eq!((&mail["attempts"], &mail["recipients"][0]["state"]), (&Value::from(0), &Value::from("offered")), "{mail}");
+    flip(&rig, "spool1", b"MAIL-0000", b"mail-0000");
+    assert_eq!(wait_for("delivery by the other", || rig.all_there(1)), 1);
+    assert!(delivered(&rig.folder.path().join("mail/n1")).is_empty(), "a front end delivers nothing");
 }

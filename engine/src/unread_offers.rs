@@ -1,0 +1,146 @@
+//! Mail that a node which delivers nothing could not read to offer it: it stays offered, and is read again after a while, each time after a longer one.
+//! To try it here would be to send it by routes that are not meant for it.
+//!
+//! Pure but for the task at the end, which waits.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use ringpost_queue::QueueId;
+use tracing::error;
+
+use crate::{
+    shard::Shard,
+    stored_envelope::RecordError,
+    why::{clock, until},
+};
+
+/// After the first failure; twice as long after each further one.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// The longest.
+const AGAIN_AFTER_MAX: Duration = Duration::from_secs(600);
+/// Read again in one go.
+const AGAIN_PER_TURN: usize = 256;
+
+/// One of them.
+#[derive(Debug)]
+struct Unread {
+    wait: Duration,
+    again_at: Instant,
+    reason: String,
+}
+
+/// Those of a shard; no more than it has mail.
+#[derive(Debug, Default)]
+pub(crate) struct UnreadOffers {
+    mails: RefCell<BTreeMap<QueueId, Unread>>,
+    /// Those whose turn has not come.
+    order: RefCell<BTreeSet<(Instant, QueueId)>>,
+    is_seen_to: Cell<bool>,
+}
+
+impl UnreadOffers {
+    /// True: for the first time.
+    fn failed(&self, id: QueueId, reason: String, now: Instant) -> bool {
+        let mut mails = self.mails.borrow_mut();
+        let before = mails.remove(&id);
+        let is_first = before.is_none();
+        let wait = before.map_or(AGAIN_AFTER, |before| {
+            self.order.borrow_mut().remove(&(before.again_at, id));
+            (before.wait * 2).min(AGAIN_AFTER_MAX)
+        });
+        mails.insert(id, Unread { wait, again_at: now + wait, reason });
+        self.order.borrow_mut().insert((now + wait, id));
+        is_first
+    }
+
+    /// It was read, or is not offered any more.
+    pub(crate) fn is_over(&self, id: QueueId) {
+        if let Some(unread) = self.mails.borrow_mut().remove(&id) {
+            self.order.borrow_mut().remove(&(unread.again_at, id));
+        }
+    }
+
+    /// Some of those whose turn it is; each is told once.
+    fn due(&self, now: Instant) -> Vec<QueueId> {
+        let mut order = self.order.borrow_mut();
+        let due: Vec<(Instant, QueueId)> = order.iter().take(AGAIN_PER_TURN).take_while(|(at, _)| now >= *at).copied().collect();
+        for one in &due {
+            order.remove(one);
+        }
+        due.into_iter().map(|(_, id)| id).collect()
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.order.borrow().first().map(|(at, _)| *at)
+    }
+
+    /// Why it could not be read, and when it is tried again.
+    fn of(&self, id: QueueId) -> Option<(String, Instant)> {
+        self.mails.borrow().get(&id).map(|unread| (unread.reason.clone(), unread.again_at))
+    }
+}
+
+impl Shard {
+    /// Leaves mail offered that could not be read for that, and reads it again later.
+    pub(crate) fn offer_later(self: &Rc<Self>, id: QueueId, reason: &RecordError) {
+        let unread = &self.offering.unread;
+        if unread.failed(id, reason.to_string(), self.ring.now()) {
+            error!(queue_id = %id, %reason, "this mail cannot be read to be offered; this node delivers nothing, so it is read again later");
+        }
+        if !unread.is_seen_to.replace(true) {
+            self.ring.spawn(self.clone().offer_unread()).detach();
+        }
+    }
+
+    async fn offer_unread(self: Rc<Self>) {
+        while let Some(due) = self.offering.unread.next_due() {
+            self.ring.sleep_until(due).await;
+            if self.is_ending() {
+                break;
+            }
+            self.offering.unread.due(self.ring.now()).into_iter().for_each(|id| self.offer_soon(id));
+        }
+        self.offering.unread.is_seen_to.set(false);
+    }
+
+    /// That offered mail could not be read, why, and when it is read again: the end of a sentence, without the dot. `None`: it could, as far as is
+    /// known.
+    pub(crate) fn unread_offer(&self, id: QueueId) -> Option<String> {
+        let (reason, at) = self.offering.unread.of(id)?;
+        let now = self.now_ms();
+        let at = now + u64::try_from(at.saturating_duration_since(self.ring.now()).as_millis()).unwrap_or(0);
+        Some(format!("it cannot be read from its spool ({reason}), which is tried again at {} ({})", clock(at, now), until(at, now)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_read_again_after_longer_and_longer_waits() {
+        let (unread, id) = (UnreadOffers::default(), |sequence| QueueId { boot: 1, shard: 0, sequence });
+        let mut now = Instant::now();
+        for (time, wait) in [5, 10, 20, 40, 80, 160, 320, 600, 600].into_iter().enumerate() {
+            assert_eq!(unread.failed(id(1), format!("failure {time}"), now), time == 0);
+            assert_eq!(unread.of(id(1)), Some((format!("failure {time}"), now + Duration::from_secs(wait))));
+            assert!(unread.due(now + Duration::from_secs(wait) - Duration::from_nanos(1)).is_empty());
+            now += Duration::from_secs(wait);
+            assert_eq!(unread.next_due(), Some(now));
+            assert_eq!((unread.due(now), unread.due(now), unread.next_due()), (vec![id(1)], vec![], None), "once");
+        }
+        unread.is_over(id(1));
+        assert!(unread.failed(id(1), "anew".to_owned(), now), "the first time again");
+        unread.is_over(id(1));
+        assert_eq!((unread.next_due(), unread.of(id(1))), (None, None));
+        // A shard of which no mail can be read goes on with other things meanwhile.
+        assert!((0..1000).all(|sequence| unread.failed(id(sequence), String::new(), now)));
+        now += AGAIN_AFTER;
+        assert_eq!([(); 5].map(|()| unread.due(now).len()), [256, 256, 256, 232, 0]);
+    }
+}
