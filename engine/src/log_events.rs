@@ -72,9 +72,13 @@ impl Shard {
                 Event::Refused(reason) => shard.fail(format!("log {number} cannot be opened: {reason}")),
                 Event::SegmentPrepared { written: false, .. } => shard.metrics.segments_unprepared.increment(),
                 Event::PrepareFailed { result } => warn!(shard = shard.id, errno = -result, "a segment could not be prepared for want of room, descriptors or memory; tried again"),
-                Event::Reserve(on) => {
+                Event::Reserve(on) if number == shard.id => {
                     shard.metrics.spool_reserve.set((*on).into());
                     warn!(shard = shard.id, on, "spool reserve: new mail is answered with 452 while this is on, deliveries go on");
+                }
+                // It takes no new mail, and says nothing of the log that does.
+                Event::Reserve(on) => {
+                    info!(shard = shard.id, log = number, on, "the log of a shard that no longer exists has only its reserve left while this is on");
                 }
                 Event::SegmentPrepared { .. } | Event::SegmentFreed { .. } | Event::Stopped => {}
                 Event::Retired => {

@@ -92,3 +92,48 @@ fn limits_hold_for_connections_that_were_passed_on() {
     assert_eq!(served, 6, "each shard has half of the address's six: {:?}", clients.iter().map(|(_, banner)| banner).collect::<Vec<_>>());
     assert!(clients.iter().all(|(_, banner)| banner.starts_with("220 ") || banner.starts_with("421 ")));
 }
+
+/// Both logs of a shard that has adopted one told of their reserve in one voice: mail was said to be refused that was taken.
+#[test]
+fn an_adopted_log_that_is_short_of_room_refuses_no_mail() {
+    let mut node = Node::start(&two_shards(Setup::new()));
+    wait_for_no_session(&node);
+    // Both at once, before any of them is served: one on each shard.
+    let mut clients = [Client::silent(node.address), Client::silent(node.address)];
+    for client in &mut clients {
+        assert!(client.reply().starts_with("220 "));
+        client.must("EHLO client.x.test", "250");
+        let id = client.deliver("b@y.test", "Subject: x\r\n\r\nx");
+        if shard_of(&id) == 0 {
+            assert!(node.ask(&["queue", "delete", &id]).status.success());
+        }
+    }
+    drop(clients);
+    node.wait_for_queue(|queue| queue.len() == 1);
+    let began = Instant::now();
+    let spool = node.folder.path().join("spool");
+    let ready =
+        |log: &str| std::fs::read_dir(spool.join(log)).unwrap().filter(|file| is_segment(&file.as_ref().unwrap().file_name())).count();
+    while ready("shard-000") < 4 || ready("shard-001") < 4 {
+        assert!(began.elapsed() < PATIENCE, "segments are made");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    node.kill();
+    // What is ready is all that there is. The log with the message in it lacks a segment.
+    node.reconfigure(&on_one_core(Setup { address: node.address, ..Setup::new() }, 1));
+    let text = std::fs::read_to_string(&node.config).unwrap();
+    std::fs::write(&node.config, text.replace("min_free_bytes = \"1 MiB\"", "min_free_bytes = \"1024 GiB\"")).unwrap();
+    node.restart();
+    let began = Instant::now();
+    while !node.log().contains("has only its reserve left") {
+        assert!(began.elapsed() < PATIENCE, "{}", node.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!node.log().contains("new mail is answered with 452"), "{}", node.log());
+    assert_eq!(counter(&node, "spool_reserve"), 0);
+    Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nx");
+}
+
+fn is_segment(name: &std::ffi::OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.ends_with(".log"))
+}
