@@ -152,21 +152,6 @@ fn what_replaces_itself_is_recorded_for_ever_though_no_segment_can_be_made() {
     }
 }
 
-/// Each start leaves a segment behind. One that was hardly begun was not emptied, because most of what was written to it counts.
-#[test]
-fn starts_on_a_full_disk_do_not_use_up_its_segments() {
-    for seed in 0..10 {
-        let mut shard = Shard::new(seed, no_more(1), 64 << 20);
-        assert!(shard.mail(0));
-        for life in 2..8 {
-            shard.restart(no_more(life));
-            for index in 0..6 {
-                assert!(shard.outcome(0, 6 * life as u32 + index, &BIG), "seed {seed}, life {life}");
-            }
-        }
-    }
-}
-
 /// Mail that came in faster than segments were made took those of the reserve, as long as one was being made.
 #[test]
 fn mail_leaves_the_reserve_alone_while_segments_are_made() {
