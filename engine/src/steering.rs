@@ -317,6 +317,9 @@ impl Steering {
         };
         match (settled, self) {
             (None, _) => return Applied::Absent,
+            (Some(Settled::Nothing), Self::Reroute(to, _)) if shard.queue.borrow().is_rerouted(key, filter, *to) => {
+                return Applied::Unchanged;
+            }
             (Some(Settled::Nothing), _) if is_over => return Applied::Failed,
             (Some(Settled::Nothing), Self::Reroute(..)) if is_any_open(shard, key, filter) => return Applied::Unchanged,
             // An attempt runs to its end; what had failed before stays as it is.

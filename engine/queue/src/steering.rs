@@ -95,6 +95,16 @@ impl Queue {
         Some(Settled::Outcome)
     }
 
+    /// Do all that meet the filter and are not over go this way by command already, as far as anything is sent of them yet?
+    pub fn is_rerouted(&self, key: MessageKey, filter: &Filter, to: RouteId) -> bool {
+        let Some(index) = self.find_open(key) else { return false };
+        let chosen = self.chosen(key, filter, |place| !place.is_over());
+        let recipients = self.messages.recipients(index);
+        let is_failed = |&number: &u16| recipients[usize::from(number)].place == Place::Failed;
+        let is_being_told = self.messages[index].flags.has(Flags::REPORT_OPEN) && chosen.iter().all(is_failed);
+        !chosen.is_empty() && !is_being_told && chosen.iter().all(|&number| self.rerouted_to(index, number) == Some(to))
+    }
+
     /// Sets when a message expires, unix milliseconds; the lifetimes of its recipients' routes still hold when they end earlier.
     pub fn set_expiry(&mut self, key: MessageKey, expires_at: u64, record: &mut Vec<u8>) -> Option<Settled> {
         let index = self.find_open(key)?;
