@@ -237,7 +237,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
     tokio::spawn(driver.clone().work());
     if driver.node.retracts {
         tokio::spawn(driver.clone().retract());
-    } else if was_drained {
+    } else if was_drained && driver.node.delivers {
         tokio::spawn(driver.clone().see_to_drained());
     }
     tokio::spawn(driver.clone().keep_looking_for_orphans());

@@ -42,7 +42,7 @@ pub(crate) struct Offering {
     is_draining: Cell<bool>,
     /// An earlier run shared its mail, and this one does not.
     retracts: bool,
-    /// An earlier run was emptied: it may have offered what it had tried before, too.
+    /// An earlier run was emptied, or delivered nothing: it may have offered what it had tried before, too.
     was_drained: bool,
     /// Of mail in state `offered`, what the coordinator has not got.
     unsent: Line,

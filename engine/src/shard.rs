@@ -111,7 +111,8 @@ pub struct ShardPlan {
     pub pauses: Pauses,
     /// An earlier run shared its mail, and this one does not: what it had offered is taken back before it is delivered.
     pub retracts: bool,
-    /// An earlier run was emptied into the cluster and did not say that this was over: any of its mail may have been offered, tried before or not.
+    /// An earlier run was emptied into the cluster, or delivered nothing, and none has said that this is over: any of its mail may have been offered, tried
+    /// before or not.
     pub was_drained: bool,
     /// Requests of the coordinator.
     pub requests: RequestReceiver,

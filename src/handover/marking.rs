@@ -22,14 +22,14 @@ const AGAIN_AFTER: Duration = RECONCILE_EVERY.saturating_sub(TICK);
 pub struct Marking {
     mark: OfferMark,
     is_kept: bool,
-    /// It says that all mail may be in the queue, as this run or an earlier one was emptied.
+    /// It says that all mail may be in the queue, as this run or an earlier one was emptied or delivers nothing.
     drained: bool,
     /// When it could not be written last.
     failed_at: Option<BootTime>,
 }
 
 impl Marking {
-    /// Not kept so far. `drained`: what an earlier run has left there, as in [`Offering`].
+    /// Not kept so far. `drained`: as in this run's [`Offering`].
     pub fn new(mark: OfferMark, drained: bool) -> Marking {
         Marking { mark, is_kept: false, drained, failed_at: None }
     }

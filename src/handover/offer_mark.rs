@@ -10,8 +10,8 @@
 //! ```
 //! The second line is missing where a version wrote it that gave names without the spool, `spread_since` where one did that put the spool
 //! before the message, the third where one did that did not note the place. `drained` is there from before the first mail is offered of a node that is
-//! emptied, and until all that it offered then is settled or taken back by a later run: what it had tried, and what is larger than it would share, may be in
-//! the queue as well. Earlier versions pass over it.
+//! emptied, or that delivers nothing (`delivery.deliver = false`), and until all that it offered then is settled or taken back by a later run that delivers:
+//! what it had tried, and what is larger than it would share, may be in the queue as well. Earlier versions pass over it.
 
 use std::{fs, io, path::PathBuf};
 
@@ -39,7 +39,7 @@ pub struct Offering {
     pub spread_since: Option<u64>,
     /// `None`: a version noted it that did not say where.
     pub place: Option<Place>,
-    /// A node was emptied: all that it had may be there, but for what was held or too large.
+    /// A node was emptied, or delivered nothing: all that it had may be there, but for what was held or too large.
     pub drained: bool,
 }
 
@@ -87,7 +87,7 @@ impl Offering {
             named_since,
             spread_since: Some(spread_since),
             place: Some(Place::of(&node.queue)),
-            drained: matches!(&noted, Noted::Offered(earlier) if earlier.drained),
+            drained: offers_all(&noted, node.delivers),
         };
         if let Noted::Offered(earlier) = noted {
             match now.after(&earlier) {
@@ -142,6 +142,11 @@ impl Offering {
     }
 }
 
+/// Whether what was tried, too, may be in the queue: a run that delivers nothing offers whatever it has, and knows of no end of what another has left there.
+fn offers_all(noted: &Noted, delivers: bool) -> bool {
+    !delivers || matches!(noted, Noted::Offered(earlier) if earlier.drained)
+}
+
 /// Where an earlier run's mail is, as seen from this one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum After {
@@ -185,7 +190,7 @@ impl OfferMark {
         self.path.try_exists().unwrap_or(true)
     }
 
-    /// Whether an earlier run was emptied, and all mail may be there. What cannot be read counts as yes.
+    /// Whether an earlier run was emptied, or delivered nothing, and all mail may be there. What cannot be read counts as yes.
     pub fn was_drained(&self) -> bool {
         match self.read() {
             Ok(Noted::Offered(offering)) => offering.drained,
@@ -320,6 +325,16 @@ mod tests {
                 assert_eq!((mark.read().unwrap(), mark.was_drained()), (Noted::Offered(now), drained));
             }
         }
+    }
+
+    #[test]
+    fn a_run_that_delivers_nothing_offers_what_was_tried() {
+        let noted = |drained| Noted::Offered(Offering { drained, ..offering(0) });
+        assert!([Noted::Nothing, Noted::Unnamed, noted(false), noted(true)].iter().all(|noted| offers_all(noted, false)));
+        assert_eq!(
+            [Noted::Nothing, Noted::Unnamed, noted(false), noted(true)].map(|noted| offers_all(&noted, true)),
+            [false, false, false, true]
+        );
     }
 
     #[test]

@@ -48,8 +48,8 @@ impl Driver {
         self.has_retracted();
     }
 
-    /// For a node that shares, after a run that was emptied: that is over once nothing that the earlier run had offered, and this one would not, is in the
-    /// queue.
+    /// For a node that shares and delivers, after a run that was emptied or delivered nothing: that is over once nothing that the earlier run had offered, and
+    /// this one would not, is in the queue.
     pub(super) async fn see_to_drained(self: Arc<Self>) {
         let mut found = Vec::new();
         for shard in 0..self.shards.len() {

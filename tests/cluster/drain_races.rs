@@ -121,6 +121,55 @@ fn what_was_tried_before_a_drain_is_not_delivered_twice_when_that_is_cut_short()
     }
 }
 
+/// Whether a node's spool says that all of its mail, tried mail too, may be in the queue.
+fn is_noted(rig: &Rig) -> bool {
+    fs::read_to_string(rig.folder.path().join("spool1/cluster/offers")).is_ok_and(|text| text.lines().any(|line| line == "drained"))
+}
+
+/// A node that delivers nothing offers what an earlier run had tried, and noted nothing of it: once it delivered again it tried such mail as its log was
+/// read, while or after another node delivered it. And it took the note of a drain away at once, whatever of that was in the queue.
+#[test]
+fn tried_mail_that_a_node_offers_which_delivers_nothing_is_not_delivered_twice_when_it_delivers_again() {
+    for mode in [LOCAL, SHARES] {
+        let mut rig = mail_rig(&[mode, SHARES]);
+        let maildir = "via = \"maildir\"\npath = \"mail/n1/{domain}/{local}\"";
+        let busy = format!("via = \"smarthost\"\nhosts = [\"127.0.0.1:{}\"]\nretry_base = \"1h\"\nretry_cap = \"1h\"", puts_off());
+        rig.change(0, maildir, &busy);
+        if mode == SHARES {
+            // Nobody is there to offer it to: it tries its mail itself.
+            rig.valkey = None;
+        }
+        rig.start_node(0);
+        rig.send(0, 1);
+        wait_for("an attempt", || {
+            let listed = rig.nodes[0].ringpost("queue", &["ls", "--json"]).1;
+            (serde_json::from_str::<Value>(listed.lines().next()?).ok()?["attempts"].as_u64()? > 0).then_some(())
+        });
+        rig.nodes[0].process = None;
+        if rig.valkey.is_none() {
+            rig.start_valkey();
+        }
+        rig.change(0, &format!("[delivery]\n{mode}"), &format!("[delivery]\n{ONLY_OFFERS}"));
+        // The second of these finds that a run has noted it.
+        for run in ["first", "second"] {
+            rig.start_node(0);
+            wait_for("its offer", || (rig.nodes[0].get("/api/queue/stats")?["pending"] == 1).then_some(()));
+            rig.nodes[0].process = None;
+            assert!(is_noted(&rig), "{mode}, {run}");
+        }
+        rig.start_node(1);
+        assert_eq!(wait_for("delivery by the other", || rig.all_there(1)), 1);
+        rig.change(0, ONLY_OFFERS, mode);
+        rig.change(0, &busy, maildir);
+        rig.start_node(0);
+        wait_for("an empty node", || (rig.messages_at(0)? == 0).then_some(()));
+        assert_eq!(rig.all_there(1), Some(1), "{mode}: once");
+        if mode == SHARES {
+            wait_for("the end of the note", || (!is_noted(&rig)).then_some(()));
+        }
+    }
+}
+
 /// Changes each place in a node's spool that has these bytes: they are none of its records any more, and the same call brings them back.
 fn flip(rig: &Rig, spool: &str, bytes: &[u8], flipped: &[u8]) {
     let mut count = 0;
