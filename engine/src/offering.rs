@@ -199,7 +199,7 @@ impl Shard {
             Which::Again => &self.offering.again,
             Which::Kept => {
                 offers.kept.extend(std::iter::from_fn(|| self.offering.kept.pop()).take(items_max));
-                if self.offering.retracts && !self.has_kept() {
+                if !self.has_kept() {
                     self.wake_life();
                 }
                 return offers;

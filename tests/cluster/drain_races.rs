@@ -170,6 +170,28 @@ fn tried_mail_that_a_node_offers_which_delivers_nothing_is_not_delivered_twice_w
     }
 }
 
+/// Mail that a start keeps, as it is held by command, is told to the coordinator in parts: who waited for the last of it was woken on a node that shares no
+/// longer alone, so that on one that shares a drain was never over.
+#[test]
+fn a_drain_is_over_for_a_node_that_shares_and_keeps_much_mail() {
+    const MUCH: usize = 400;
+    let mut rig = mail_rig(&[LOCAL]);
+    rig.hold_at(0);
+    rig.start_node(0);
+    rig.send(0, MUCH);
+    assert_eq!(rig.nodes[0].ringpost("queue", &["hold", "--all"]).0, 0);
+    rig.nodes[0].process = None;
+    rig.change(0, LOCAL, SHARES);
+    let cluster = rig.folder.path().join("spool1/cluster");
+    fs::create_dir_all(&cluster).unwrap();
+    let note = "mail of this spool may be in the cluster's queue\nnode=n1 partitions=4 named_since=0 spread_since=0\ndrained\n";
+    fs::write(cluster.join("offers"), note).unwrap();
+    assert!(is_noted(&rig));
+    rig.start_node(0);
+    wait_for("the end of the drain", || (!is_noted(&rig)).then_some(()));
+    assert_eq!(rig.messages_at(0), Some(MUCH));
+}
+
 /// Changes each place in a node's spool that has these bytes: they are none of its records any more, and the same call brings them back.
 fn flip(rig: &Rig, spool: &str, bytes: &[u8], flipped: &[u8]) {
     let mut count = 0;
