@@ -40,12 +40,12 @@ pub(crate) async fn steer(shard: &Rc<Shard>, order: ChangeOrder) -> Answer {
             "the engine's spool failed, or the engine is about to end: nothing was changed; repeat it after the next start".to_owned(),
         );
     }
-    let mut changed = Changed::default();
+    let mut course = Course::default();
     match order.selection {
         Selection::Ids(ids) => {
             for ids in ids.chunks(CHANGES_PER_TURN) {
                 let keys: Vec<_> = ids.iter().filter_map(|id| shard.queue.borrow().key_of(*id)).collect();
-                steering.apply_all(shard, &keys, &Filter::default(), &mut changed).await;
+                steering.apply_all(shard, &keys, &Filter::default(), &mut course).await;
                 take_turns(shard).await;
             }
         }
@@ -55,14 +55,14 @@ pub(crate) async fn steer(shard: &Rc<Shard>, order: ChangeOrder) -> Answer {
             }
             let filter = match filter_of(&shard.queue.borrow(), &filter, shard.now_ms()) {
                 Ok(Some(filter)) => filter,
-                Ok(None) => return Answer::Changed(changed),
+                Ok(None) => return Answer::Changed(course.changed),
                 Err(reason) => return Answer::Failed(reason),
             };
             let mut cursor = Some(order.after.map_or_else(Cursor::default, Cursor::at));
             let (mut keys, mut pages) = (Vec::with_capacity(CHANGES_PER_TURN), 0);
             while let Some(at) = cursor {
-                if changed.count >= CHANGES_PER_ORDER as u64 || pages == PAGES_PER_ORDER {
-                    changed.next = Some(at.position());
+                if course.changed.count >= CHANGES_PER_ORDER as u64 || pages == PAGES_PER_ORDER {
+                    course.changed.next = Some(at.position());
                     break;
                 }
                 keys.clear();
@@ -73,8 +73,8 @@ pub(crate) async fn steer(shard: &Rc<Shard>, order: ChangeOrder) -> Answer {
                 };
                 pages += 1;
                 match order.only_counts {
-                    true => steering.count_partly_meant(shard, &keys, &filter, &mut changed),
-                    false => steering.apply_all(shard, &keys, &filter, &mut changed).await,
+                    true => steering.count_partly_meant(shard, &keys, &filter, &mut course.changed),
+                    false => steering.apply_all(shard, &keys, &filter, &mut course).await,
                 }
                 take_turns(shard).await;
             }
@@ -85,11 +85,10 @@ pub(crate) async fn steer(shard: &Rc<Shard>, order: ChangeOrder) -> Answer {
     if !order.only_counts && !shard.keeps_records() {
         return Answer::Failed(NOT_RECORDED.to_owned());
     }
-    let recorded_as = if matches!(steering, Steering::Purge) { Settled::Done } else { Settled::Outcome };
-    if !order.only_counts && shard.lacks_room_for(recorded_as) {
+    if course.records.lack_room(|settled| shard.lacks_room_for(settled)) {
         return Answer::Failed(NO_ROOM.to_owned());
     }
-    Answer::Changed(changed)
+    Answer::Changed(course.changed)
 }
 
 /// Probes dead destinations, and asks DNS anew about domains, that a retry names, though no mail for them may be left: who names one has
@@ -134,6 +133,31 @@ impl Changed {
             Applied::Failed => self.failed += 1,
             Applied::Absent => {}
         }
+    }
+}
+
+/// What an order has come to.
+#[derive(Default)]
+struct Course {
+    changed: Changed,
+    records: Records,
+}
+
+/// The kinds of records of what an order has changed, each once: a purge of a whole message is a settled record, which finds room where nothing else does,
+/// that of a part of one an outcome.
+#[derive(Default)]
+struct Records(Vec<Settled>);
+
+impl Records {
+    fn note(&mut self, settled: Settled) {
+        if !self.0.contains(&settled) {
+            self.0.push(settled);
+        }
+    }
+
+    /// Is some of what was changed not on disk? That others' records wait says nothing of it.
+    fn lack_room(&self, is_lacking: impl Fn(Settled) -> bool) -> bool {
+        self.0.iter().any(|settled| is_lacking(*settled))
     }
 }
 
@@ -220,7 +244,7 @@ impl Steering {
     }
 
     /// Changes messages, at most [`CHANGES_PER_TURN`] of them. What is offered to the cluster is taken out of its queue before.
-    async fn apply_all(&self, shard: &Rc<Shard>, keys: &[MessageKey], filter: &Filter, changed: &mut Changed) {
+    async fn apply_all(&self, shard: &Rc<Shard>, keys: &[MessageKey], filter: &Filter, course: &mut Course) {
         let wanted: Vec<QueueId> = match self {
             Self::Retry | Self::Release => Vec::new(),
             _ => keys.iter().filter_map(|key| given_out(shard, *key)).collect(),
@@ -231,22 +255,22 @@ impl Steering {
                 && let Some(kept) = kept(shard, key, filter)
             {
                 match kept {
-                    Kept::Held => changed.held += 1,
-                    Kept::Offered => changed.offered += 1,
+                    Kept::Held => course.changed.held += 1,
+                    Kept::Offered => course.changed.offered += 1,
                 }
                 continue;
             }
             let asked = given_out(shard, key).filter(|id| wanted.contains(id));
             let recalled = asked.map(|id| answers.get(&id).copied().unwrap_or(Recalled::Unanswered));
             match recalled {
-                Some(Recalled::Taken) => changed.taken += 1,
-                Some(Recalled::Unanswered) => changed.unanswered += 1,
+                Some(Recalled::Taken) => course.changed.taken += 1,
+                Some(Recalled::Unanswered) => course.changed.unanswered += 1,
                 Some(Recalled::Out) => {
-                    self.change_one(shard, key, filter, changed);
+                    self.change_one(shard, key, filter, course);
                     shard.after_recall(key);
                 }
                 None => {
-                    self.change_one(shard, key, filter, changed);
+                    self.change_one(shard, key, filter, course);
                     if matches!(self, Self::Retry | Self::Release) {
                         shard.offer_what_is_open(key);
                     }
@@ -268,15 +292,16 @@ impl Steering {
     }
 
     /// Changes one message, and counts what came of it.
-    fn change_one(&self, shard: &Shard, key: MessageKey, filter: &Filter, changed: &mut Changed) {
+    fn change_one(&self, shard: &Shard, key: MessageKey, filter: &Filter, course: &mut Course) {
         let (others, is_paused) = (self.others(shard, key, filter), self.is_paused(shard, key, filter));
         let is_under_way = self.is_under_way(shard, key, filter);
         let has_failed = self.has_failed(shard, key, filter);
-        let applied = match self.apply(shard, key, filter) {
+        let applied = match self.apply(shard, key, filter, &mut course.records) {
             // It is ready already, and waits all the same: that is told as it is of what was deferred.
             Applied::Unchanged if is_paused && matches!(self, Self::Retry) => Applied::Changed,
             applied => applied,
         };
+        let changed = &mut course.changed;
         changed.unless_delivered += u64::from(is_under_way && matches!(applied, Applied::Changed));
         let already_failed = if matches!(self, Self::Hold) { &mut changed.already_failed } else { &mut changed.once_retried };
         *already_failed += u64::from(has_failed && matches!(applied, Applied::Changed));
@@ -287,7 +312,7 @@ impl Steering {
     }
 
     /// Changes one message.
-    fn apply(&self, shard: &Shard, key: MessageKey, filter: &Filter) -> Applied {
+    fn apply(&self, shard: &Shard, key: MessageKey, filter: &Filter, records: &mut Records) -> Applied {
         let now = shard.now_ms();
         if matches!(self, Self::Bounce(_) | Self::Purge) {
             self.log_recipients(shard, key, filter);
@@ -328,6 +353,7 @@ impl Steering {
             (Some(settled), _) => {
                 self.log(shard, key, settled, &chosen);
                 shard.persist(key, settled);
+                records.note(settled);
             }
         }
         Applied::Changed
@@ -456,5 +482,38 @@ impl Steering {
                 shard.log_mail(format_args!("queue_id={id} event=command command=set-expiry expires={at}"));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringpost_queue::{NewMessage, NewRecipient, Notify, Queue, QueueSettings, RetryPolicy, Route, Routes, Via};
+
+    use super::*;
+
+    /// With the disk full, a purge of one of two recipients was said to be done, which the next start had forgotten, and a release that changed nothing failed
+    /// by what others had not on disk: the answer went by the name of the command.
+    #[test]
+    fn whether_a_change_is_on_disk_goes_by_the_records_that_it_made() {
+        let route = Route { pattern: "*".into(), via: Via::Hold, retry: RetryPolicy::default(), limits: Default::default() };
+        let mut queue = Queue::new(QueueSettings::default(), Routes::new(vec![route]).unwrap(), 1, 1);
+        let message = NewMessage { id: QueueId { boot: 1, shard: 0, sequence: 1 }, accepted_at: 1, ..NewMessage::default() };
+        let destinations = ["y.test", "z.test"].map(|domain| queue.route(domain.as_bytes()));
+        let recipients = [("b@y.test", destinations[0]), ("b@z.test", destinations[1])].map(|(address, destination)| NewRecipient {
+            address: address.as_bytes(),
+            destination,
+            notify: Notify::UNSAID,
+        });
+        let key = queue.enqueue(&message, recipients.into_iter(), 1);
+        let one = Filter { recipient_domain: Some("z.test".into()), ..Filter::default() };
+        let records_of = |settled: Option<Settled>| {
+            let mut records = Records::default();
+            settled.into_iter().filter(|settled| *settled != Settled::Nothing).for_each(|settled| records.note(settled));
+            records
+        };
+        let outcomes_lack_room = |settled| settled == Settled::Outcome;
+        assert!(!records_of(queue.release(key, 2, &mut Vec::new())).lack_room(outcomes_lack_room), "it was not held");
+        assert!(records_of(queue.purge(key, &one, 2, &mut Vec::new())).lack_room(outcomes_lack_room), "the other recipient stays");
+        assert!(!records_of(queue.purge(key, &Filter::default(), 2, &mut Vec::new())).lack_room(outcomes_lack_room), "it leaves");
     }
 }
