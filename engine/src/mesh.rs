@@ -46,7 +46,8 @@ pub(crate) enum ShardRequest {
         /// 0 is the message record, 1 and more are its chunks.
         piece: u32,
     },
-    /// Commands were for dispatches of mine: those whose host has not greeted look whether they go on. Full: it is sent later.
+    /// Commands were for dispatches of mine: those that wait for their turn come back, and those whose host has not greeted look whether they go on. Full:
+    /// it is sent later.
     Commands,
 }
 
@@ -197,6 +198,8 @@ impl Shard {
             Incoming::Request(ShardRequest::Content { fetch, id, piece }, credit) => self.read_for_home(fetch, id, piece, credit),
             Incoming::Request(ShardRequest::Commands, credit) => {
                 self.ungreeted.call(|message| message.is_none());
+                self.queue.borrow_mut().send_countermanded_home(self.now_ms());
+                self.note_refused();
                 self.mesh.reply(credit, ShardReply::Taken);
             }
             Incoming::Reply(ShardReply::Taken) => {}

@@ -107,9 +107,32 @@ impl Queue {
             if !guest.countermand.is_given() {
                 return Some(waiting);
             }
-            let (guest, reason) = (self.guests.remove(waiting.slot), self.destinations[destination as usize].reason.clone());
-            self.guests.refused.push_back(Refused { guest, until: now, wait: Wait::Turn, reason });
+            let guest = self.guests.remove(waiting.slot);
+            self.send_home(destination, guest, now);
         }
+    }
+
+    /// Commands have come for guests: those of them that wait go home at once, and not when their turn comes, which behind a host that hangs takes minutes.
+    /// They then come out of [`Queue::take_refused`]. Goes over the guests that are here, and over the destinations if it finds one.
+    pub fn send_countermanded_home(&mut self, now: u64) {
+        if !self.guests.in_turn().any(|guest| guest.countermand.is_given()) {
+            return;
+        }
+        for destination in 0..self.destinations.len() as u32 {
+            if self.destinations[destination as usize].guests.is_empty() {
+                continue;
+            }
+            for guest in self.take_guests_that(destination, |_, guest| guest.countermand.is_given()) {
+                self.send_home(destination, guest, now);
+            }
+            self.refresh(destination, now);
+        }
+    }
+
+    /// Its owner may ask again at once.
+    fn send_home(&mut self, destination: u32, guest: Guest, now: u64) {
+        let reason = self.destinations[destination as usize].reason.clone();
+        self.guests.refused.push_back(Refused { guest, until: now, wait: Wait::Turn, reason });
     }
 
     /// The end of life of this shard's own mail that is a message's own (unix ms): from then on its attempts do not go on. `None` where it has none.

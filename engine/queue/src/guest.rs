@@ -369,16 +369,8 @@ impl Queue {
 
     /// Refuses those guests of a destination that are not to be attempted because an operator paused what they are for.
     pub(crate) fn refuse_paused_guests(&mut self, destination: u32, now: u64) {
-        let guests = &mut self.destinations[destination as usize].guests;
-        let waiting: Vec<Waiting> = std::iter::from_fn(|| guests.take(0)).collect();
-        for one in waiting {
-            let guest = self.guests.at(one.slot).expect("a waiting guest is in the book");
-            if self.is_paused_for(destination, guest) {
-                let guest = self.guests.remove(one.slot);
-                self.send_paused_home(destination, guest, now);
-            } else {
-                self.destinations[destination as usize].guests.push(one);
-            }
+        for guest in self.take_guests_that(destination, |queue, guest| queue.is_paused_for(destination, guest)) {
+            self.send_paused_home(destination, guest, now);
         }
         self.refresh(destination, now);
     }

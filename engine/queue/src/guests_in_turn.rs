@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain_name::{DOMAIN_BYTES_MAX, canonical_domain};
+use crate::guest::Guest;
+use crate::guests::Waiting;
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
 use crate::route::Via;
@@ -29,6 +31,21 @@ impl Queue {
     pub fn guests_in_turn_of(&self, ids: &BTreeSet<QueueId>) -> Vec<(QueueId, Vec<u16>)> {
         let wanted = self.guests.in_turn().filter(|guest| ids.contains(&guest.id()));
         wanted.map(|guest| (guest.id(), guest.recipients().map(|(number, _)| number).collect())).collect()
+    }
+
+    /// Takes those out that wait for a destination and are such; the others keep their order. The caller calls `Queue::refresh`.
+    pub(crate) fn take_guests_that(&mut self, destination: u32, are_such: impl Fn(&Queue, &Guest) -> bool) -> Vec<Guest> {
+        let guests = &mut self.destinations[destination as usize].guests;
+        let waiting: Vec<Waiting> = std::iter::from_fn(|| guests.take(0)).collect();
+        let mut taken = Vec::new();
+        for one in waiting {
+            if are_such(self, self.guests.at(one.slot).expect("a waiting guest is in the book")) {
+                taken.push(self.guests.remove(one.slot));
+            } else {
+                self.destinations[destination as usize].guests.push(one);
+            }
+        }
+        taken
     }
 
     /// What the destination of a domain is called.

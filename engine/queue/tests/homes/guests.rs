@@ -361,6 +361,38 @@ fn a_guest_that_a_command_has_come_for_goes_home_when_its_turn_comes() {
     }
 }
 
+/// It stood still behind a host that hung until its turn came, minutes later, though it was to go another way at once.
+#[test]
+fn a_guest_that_a_command_has_come_for_goes_home_while_others_are_attempted() {
+    let (mut home, mut owner) = home_and_owner();
+    let mut countermands = Vec::new();
+    for sequence in 1..=4 {
+        accept(&mut owner, sequence, 1, &["a@d.test"]);
+        let dispatch = next_attempt(&mut owner).expect("it is the home's");
+        let mut guest = Guest::default();
+        owner.describe(&dispatch, sequence as u32, &mut guest);
+        countermands.push(guest.countermand());
+        home.receive(guest, START).unwrap();
+    }
+    let first = next_attempt(&mut home).expect("it is its turn");
+    assert!(next_attempt(&mut home).is_none(), "the one connection is taken");
+    home.send_countermanded_home(START);
+    assert_eq!((home.has_refused(), home.guests_waiting()), (false, 3), "no command was for them");
+    // The one that is attempted ends by itself.
+    countermands[0].give([(0, false)].into_iter());
+    countermands[2].give([(0, false)].into_iter());
+    home.send_countermanded_home(START);
+    let refused = home.take_refused().expect("it goes home");
+    assert_eq!((refused.guest.owner_call, refused.until, refused.wait), (3, START, Wait::Turn), "and may go again at once");
+    assert_eq!((home.has_refused(), home.guests_waiting()), (false, 2));
+    assert!(home.settle_guest(first, &[(0, Outcome::Delivered { reply: b"250 2.0.0 Ok" })], START).owner_call == 1);
+    let mut begun = Vec::new();
+    while let Some(next) = next_attempt(&mut home) {
+        begun.push(home.settle_guest(next, &[(0, Outcome::Delivered { reply: b"250 2.0.0 Ok" })], START).owner_call);
+    }
+    assert_eq!(begun, [2, 4], "in the same order");
+}
+
 /// A guest's route was a bare number. After a table that one shard had refused and another had had for a moment the numbers of further routes were not the
 /// same any more, and mail went by whatever route had the number at the home.
 #[test]
