@@ -79,6 +79,11 @@ impl UnreadOffers {
         self.order.borrow().first().map(|(at, _)| *at)
     }
 
+    /// When to look for those whose turn it is, `None` where none waits: no later than the turn of one that fails from now on, since that wakes nobody.
+    fn next_look(&self, now: Instant) -> Option<Instant> {
+        Some(self.next_due()?.min(now + AGAIN_AFTER))
+    }
+
     /// Why it could not be read, and when it is tried again.
     fn of(&self, id: QueueId) -> Option<(String, Instant)> {
         self.mails.borrow().get(&id).map(|unread| (unread.reason.clone(), unread.again_at))
@@ -98,8 +103,8 @@ impl Shard {
     }
 
     async fn offer_unread(self: Rc<Self>) {
-        while let Some(due) = self.offering.unread.next_due() {
-            self.ring.sleep_until(due).await;
+        while let Some(look) = self.offering.unread.next_look(self.ring.now()) {
+            self.ring.sleep_until(look).await;
             if self.is_ending() {
                 break;
             }
@@ -142,5 +147,27 @@ mod tests {
         assert!((0..1000).all(|sequence| unread.failed(id(sequence), String::new(), now)));
         now += AGAIN_AFTER;
         assert_eq!([(); 5].map(|()| unread.due(now).len()), [256, 256, 256, 232, 0]);
+    }
+
+    /// It waited for the turn that was next when the wait began, up to ten minutes after its own.
+    #[test]
+    fn what_cannot_be_read_for_the_first_time_does_not_wait_for_what_has_failed_often() {
+        let (unread, id) = (UnreadOffers::default(), |sequence| QueueId { boot: 1, shard: 0, sequence });
+        let mut now = Instant::now();
+        for _ in 0..8 {
+            unread.failed(id(1), String::new(), now);
+            now = unread.next_due().unwrap();
+            assert_eq!(unread.due(now), [id(1)]);
+        }
+        unread.failed(id(1), String::new(), now);
+        let mut look = unread.next_look(now).unwrap();
+        let failed_at = now + Duration::from_secs(1);
+        unread.failed(id(2), String::new(), failed_at);
+        let mut due = unread.due(look);
+        while due.is_empty() {
+            look = unread.next_look(look).unwrap();
+            due = unread.due(look);
+        }
+        assert_eq!((due, look), (vec![id(2)], failed_at + AGAIN_AFTER));
     }
 }
