@@ -8,7 +8,7 @@ use crate::op::{BatchBuffer, Host};
 use crate::recovery::{Recovery, Stage};
 use crate::search::Searched;
 use crate::segment::{FIRST_BATCH, HeaderFault, SegmentHeader};
-use crate::segments::{Segment, SegmentState};
+use crate::segments::{ANY_USE, Segment, SegmentState};
 
 /// A segment whose head doesn't tell its use.
 #[derive(Clone, Copy, Debug)]
@@ -125,8 +125,9 @@ impl<H: Host> Log<H> {
             Searched::Use(header) if self.is_believed(&header, at_least) => {
                 self.tell_lost_header(slot);
                 self.adopt_generation(slot, &header);
-                // One batch of a later use may have stood in front of what was found.
-                self.segments.get_mut(slot).stuck = true;
+                let segment = self.segments.get_mut(slot);
+                // One batch of a later use may have stood in front of what was found. It is there yet if it just could not be read.
+                (segment.stuck, segment.unread_upto) = (true, (!was_read).then_some(ANY_USE));
             }
             _ => self.set_aside(slot),
         }
@@ -140,7 +141,7 @@ impl<H: Host> Log<H> {
     /// Nothing of the segment is read in this run, and nothing is written to it.
     fn set_aside(&mut self, slot: u32) {
         let segment = self.segments.get_mut(slot);
-        (segment.state, segment.stuck) = (SegmentState::Full, true);
+        (segment.state, segment.stuck, segment.unread_upto) = (SegmentState::Full, true, Some(ANY_USE));
         segment.pins += 1;
         let damage = Damage { file: segment.file, offset: 0, bytes: u64::from(segment.bytes), kind: DamageKind::Unidentified };
         self.events.push_back(Event::Damaged(damage));

@@ -14,7 +14,7 @@ pub(crate) struct Place {
 /// How far a message has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum MessageState {
-    /// Recovery met records about it, but not yet its message record.
+    /// Recovery met records about it, but not its message record: not yet, or it may stand in what this start could not read.
     Unseen,
     /// Chunks are written, the message record isn't.
     Open,

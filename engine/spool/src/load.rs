@@ -93,7 +93,7 @@ impl<H: Host> Log<H> {
 
     fn load_settled(&mut self, known: &mut Known, header: &RecordHeader, place: Place, body: &[u8]) -> bool {
         for home in body.chunks_exact(8).take(header.index as usize).map(|home| u64_at(home, 0)) {
-            if self.holds_use(home) {
+            if self.holds_use(home) || self.segments.has_unknown_use() {
                 self.hold_settled(place.slot, &[home]);
             }
         }
@@ -119,15 +119,20 @@ impl<H: Host> Log<H> {
         true
     }
 
-    /// The old log is read to its end: what has no message goes, what lacks chunks is told.
+    /// The old log is read to its end: what has no message goes, unless it may be in what could not be read; what lacks chunks is told.
     pub(crate) fn finish_loading(&mut self, known: &Known, report: &mut RecoveryReport) {
         let all: Vec<u32> = self.index.all().collect();
+        let unread_upto = self.segments.unread_upto();
         for at in all {
             if self.index.id(at).boot == self.config.boot {
                 // Came in while the old log was read.
                 continue;
             }
             if self.index.message(at).state == MessageState::Unseen {
+                // Its message may stand where this start could not read it: a later one that can needs the rest.
+                if unread_upto.is_some_and(|upto| self.index.id(at).boot <= upto) {
+                    continue;
+                }
                 report.orphaned_chunks += self.index.pieces(at).filter(|piece| piece.kind == PieceKind::Chunk).count() as u64;
                 self.release_pieces(at);
                 self.index.remove(at);

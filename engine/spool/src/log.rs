@@ -251,7 +251,7 @@ impl<H: Host> Log<H> {
         self.recovery.is_some()
     }
 
-    /// Unsettled messages, open uploads included.
+    /// Unsettled messages, open uploads included, and those whose message record this start could not read.
     pub fn messages(&self) -> usize {
         self.index.len()
     }

@@ -13,7 +13,7 @@ use crate::recovery::{Recovery, Stage};
 use crate::scan::{Scan, ScanOf, Step};
 use crate::seal::Seal;
 use crate::segment::FIRST_BATCH;
-use crate::segments::SegmentState;
+use crate::segments::{ANY_USE, SegmentState};
 
 /// A life whose batches up to this one are acknowledged has sealed the ends before it: its seals are in its first batches.
 const SEALED_AFTER: u64 = 8;
@@ -155,7 +155,7 @@ impl<H: Host> Log<H> {
     fn take_seal(&mut self, seals: &mut Vec<Seal>, slot: u32, body: &[u8]) {
         let Some(seal) = Seal::decode(body) else { return };
         let stands = self.segments.slots.iter().any(|segment| segment.number == seal.number && segment.generation == seal.generation);
-        if stands {
+        if stands || self.segments.has_unknown_use() {
             self.segments.get_mut(slot).seals_for.push(seal.number);
             seals.push(seal);
         }
@@ -181,6 +181,11 @@ impl<H: Host> Log<H> {
         // What could not be read may hold what was acknowledged, beyond the end that was found: this start neither uses the segment again
         // nor seals its end, and the next one looks again.
         let failed = segment.stuck || !recovery.unreadable.is_empty();
+        if !recovery.unreadable.is_empty() {
+            // All of a use is of one life.
+            let boot = scan.last().or(recovery.firsts.get(&segment.number).copied()).map_or(ANY_USE, |position| position.0);
+            segment.unread_upto = segment.unread_upto.max(Some(boot));
+        }
         segment.state = if is_blank && !failed { SegmentState::Blank } else { SegmentState::Full };
         recovery.report.blank_segments += u64::from(is_blank);
         if failed {
@@ -252,7 +257,7 @@ impl<H: Host> Log<H> {
             return;
         }
         while let Some(&seal) = recovery.seals_wanted.last() {
-            if !self.holds_use(seal.number) {
+            if !self.holds_use(seal.number) && !self.segments.has_unknown_use() {
                 recovery.seals_wanted.pop();
                 continue;
             }

@@ -234,8 +234,7 @@ impl<H: Host> Log<H> {
                     recovery.order.sort_by_key(|&slot| std::cmp::Reverse(self.segments.get(slot).number));
                     let newest = recovery.order.first().map(|&slot| self.segments.get(slot));
                     // A use that could not be read may have a later number than those that could, and no number is given twice.
-                    let is_in_doubt = self.segments.slots.iter().any(|segment| segment.number == 0 && segment.stuck);
-                    let step = if is_in_doubt { 1 + NUMBERS_IN_DOUBT } else { 1 };
+                    let step = if self.segments.has_unknown_use() { 1 + NUMBERS_IN_DOUBT } else { 1 };
                     let Some(next_number) = newest.map_or(Some(step), |segment| segment.number.checked_add(step)) else {
                         let file = newest.expect("it has a number").file;
                         return Err(RecoveryError::NumbersUsedUp { file });

@@ -1,7 +1,8 @@
 //! The segments of a log in memory: what each holds, which are free, which one is written to.
 //!
 //! What keeps a segment from being freed: unsettled messages, chunks and outcomes (`live`), settled records of messages whose record still
-//! stands in another segment (`held_for`), and seals of segments that still stand (`seals_for`).
+//! stands in another segment (`held_for`), and seals of segments that still stand (`seals_for`). What a start could not read may be whatever
+//! the rest speaks of: so long as it stands, records about messages and segments that were not met count too.
 
 use std::collections::VecDeque;
 
@@ -59,7 +60,12 @@ pub(crate) struct Segment {
     pub(crate) pins: u32,
     /// Compaction could not empty it (damage): not tried again in this run.
     pub(crate) stuck: bool,
+    /// Something of it could not be read at this start, and may be of lives up to this boot; `ANY_USE` if even its use isn't sure.
+    pub(crate) unread_upto: Option<u64>,
 }
+
+/// A segment in doubt may be in whatever use, of whatever life.
+pub(crate) const ANY_USE: u64 = u64::MAX;
 
 impl Segment {
     pub(crate) fn new(file: SegmentFile, bytes: u32, state: SegmentState) -> Self {
@@ -79,6 +85,7 @@ impl Segment {
             seals_for: Vec::new(),
             pins: 0,
             stuck: false,
+            unread_upto: None,
         }
     }
 
@@ -183,6 +190,16 @@ impl Segments {
     /// Whether mail would take of the reserve by what is left of the active segment.
     pub(crate) fn is_kept_from_mail(&self) -> bool {
         self.is_from_reserve && self.free.len() < RESERVE_SEGMENTS
+    }
+
+    /// The newest life of which something stands where this start could not read it.
+    pub(crate) fn unread_upto(&self) -> Option<u64> {
+        self.slots.iter().filter_map(|segment| segment.unread_upto).max()
+    }
+
+    /// Whether a later start may find a segment in a use that this one doesn't know.
+    pub(crate) fn has_unknown_use(&self) -> bool {
+        self.unread_upto() == Some(ANY_USE)
     }
 
     pub(crate) fn free_count(&self) -> usize {
