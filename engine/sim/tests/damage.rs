@@ -9,7 +9,7 @@ use ringpost_sim::station::{BadPlace, Station};
 use ringpost_sim::{Disk, Random};
 use ringpost_spool::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, Content, DamageKind, Event, LogConfig, RECORD_HEADER_BYTES, RecordId, SegmentFile, blank_front,
-    forged_batch,
+    forged_batch, forged_run,
 };
 
 const MESSAGES: u64 = 60;
@@ -38,26 +38,26 @@ fn config(boot: u64) -> LogConfig {
 impl Bench {
     /// A log with messages of all sizes, stopped cleanly.
     fn new(seed: u64) -> Bench {
-        Bench::with(seed, None)
+        Bench::with(seed, &[])
     }
 
-    /// The same, with a message of this content in front of all.
-    fn with(seed: u64, mut hostile: Option<Vec<u8>>) -> Bench {
+    /// The same, with messages of these contents in front of all.
+    fn with(seed: u64, hostile: &[Vec<u8>]) -> Bench {
         let (mut random, now) = (Random::new(seed), Instant::now());
         let station = Station::new(Disk::new(4 << 20), config(1), None, &mut random, now);
         let mut bench = Bench { station, random, now, stands: BTreeMap::new(), hostile_in: None };
-        let mut next = 0;
+        let (mut next, mut hostile) = (0, hostile.iter().zip(0..).peekable());
         for _ in 0..100_000 {
             bench.turn(|_| ());
             if next == MESSAGES {
                 break;
             }
-            if let Some(content) = &hostile {
-                let id = RecordId { boot: 1, shard: 9, sequence: 0 };
+            if let Some(&(content, sequence)) = hostile.peek() {
+                let id = RecordId { boot: 1, shard: 9, sequence };
                 if let Ok(mut record) = bench.station.log.begin(Content::Message, id, content.len() as u32, bench.now) {
                     record.put(content);
-                    bench.hostile_in = Some(record.finish().location.file);
-                    hostile = None;
+                    bench.hostile_in = bench.hostile_in.or(Some(record.finish().location.file));
+                    hostile.next();
                 }
                 continue;
             }
@@ -368,7 +368,7 @@ fn batches_forged_in_content_are_not_believed_where_the_head_is_gone() {
             // The first record of a batch begins here, so that the forged ones stand at the front of blocks.
             let mut content = vec![b'x'; BLOCK_BYTES - BATCH_HEADER_BYTES - RECORD_HEADER_BYTES];
             (0..2).for_each(|_| content.extend_from_slice(&forged));
-            let mut bench = Bench::with(7, Some(content));
+            let mut bench = Bench::with(7, &[content]);
             let file = bench.hostile_in.expect("it was sent");
             let elsewhere: BTreeSet<u64> = (0..MESSAGES).filter(|number| bench.stands[number].0 != file).collect();
             assert!(elsewhere.contains(&VICTIM), "the victim stands in another segment");
@@ -379,4 +379,38 @@ fn batches_forged_in_content_are_not_believed_where_the_head_is_gone() {
             bench.finds_all_once_it_can_be_read(7);
         }
     }
+}
+
+/// A batch could claim to be far longer than its records: nothing verified the rest, and the search went on behind it, over the real batches.
+/// A second one that a sender put exactly there was more than one batch can hold, and both were believed.
+#[test]
+fn a_forged_batch_that_claims_to_be_longer_than_it_is_is_not_believed() {
+    let victim = RecordId { boot: 1, shard: 0, sequence: MESSAGES - 1 };
+    let (apart, batch) = (config(1).read_bytes, config(1).batch_bytes);
+    let [first, second] = forged_run(0x5eed, 1000, 1, 1 << 40, victim, apart);
+    // Each message fills a batch, and the forged one is its second block.
+    let content = |forged: &[u8]| {
+        let mut content = vec![b'x'; BLOCK_BYTES - BATCH_HEADER_BYTES - RECORD_HEADER_BYTES];
+        content.extend_from_slice(forged);
+        content.resize(batch as usize - BATCH_HEADER_BYTES - RECORD_HEADER_BYTES, b'x');
+        content
+    };
+    let mut contents = vec![content(&[b'x'; BLOCK_BYTES]); (apart / batch) as usize];
+    contents[0] = content(&first);
+    contents.push(content(&second));
+    let mut bench = Bench::with(7, &contents);
+    let file = bench.hostile_in.expect("they were sent");
+    for (forged, offset) in [(&first, 0), (&second, apart as usize)] {
+        let mut there = vec![0; BLOCK_BYTES];
+        bench.station.disk.read((file, false), 3 * BLOCK_BYTES + offset, &mut there);
+        assert!(*forged == there, "it stands where the search would come by");
+    }
+    let elsewhere: BTreeSet<u64> = (0..MESSAGES).filter(|number| bench.stands[number].0 != file).collect();
+    assert!(elsewhere.contains(&victim.sequence), "the victim stands in another segment");
+    bench.spoil(file, HEAD, u32::MAX);
+    let (found, damages) = bench.recover();
+    assert!(elsewhere.iter().all(|number| found.contains(number)), "{found:?}, {damages:?}");
+    // The real batches prove the use that it is in.
+    assert!(damages.contains(&(file, DamageKind::SegmentHeader)), "{damages:?}");
+    bench.finds_all_once_it_can_be_read(7);
 }

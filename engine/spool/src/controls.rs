@@ -36,3 +36,18 @@ pub fn forged_batch(generation: u64, number: u64, boot: u64, sequence: u64, vict
     let sealed = batch.seal(chained);
     sealed.buffer
 }
+
+/// Two of them, the second one chained to the first, which claims to be `bytes` long.
+#[cfg(feature = "controls")]
+pub fn forged_run(generation: u64, number: u64, boot: u64, sequence: u64, victim: crate::RecordId, bytes: u32) -> [Vec<u8>; 2] {
+    use crate::batch::BatchHeader;
+
+    let mut batches = [sequence, sequence + 1].map(|sequence| forged_batch(generation, number, boot, sequence, victim));
+    let [first, second] = batches.each_ref().map(|batch| BatchHeader::decode(batch).expect("it is right in itself").0);
+    let (first, check) = BatchHeader { bytes, ..first }.encode();
+    let (second, _) = BatchHeader { previous_check: check, ..second }.encode();
+    for (batch, header) in batches.iter_mut().zip([first, second]) {
+        batch[..header.len()].copy_from_slice(&header);
+    }
+    batches
+}

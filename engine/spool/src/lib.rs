@@ -48,7 +48,7 @@ pub use commit::BATCHES_IN_FLIGHT_MAX;
 pub use compaction::Carried;
 pub use config::{LogConfig, PREPARE_RETRY, RIDE_IN_RESERVE_MAX, RIDE_MAX, Role, WITNESS_AFTER};
 #[cfg(feature = "controls")]
-pub use controls::{Controls, forged_batch};
+pub use controls::{Controls, forged_batch, forged_run};
 pub use event::{Damage, DamageKind, Event, PoisonReason, RecoveryError, RecoveryReport};
 pub use log::{FoundFile, Log, Space};
 pub use op::{BatchBuffer, Host, Op, OpId, OpKind, OpResult};

@@ -2,7 +2,7 @@
 //!
 //! Content may hold batches that are right in themselves, of its sender's making (S4), and here no generation is known to tell them by. But
 //! none of them goes on behind the end of the batch in which it came: there a header stands whose bytes nobody outside knows. So a use is
-//! believed when its batches follow one another, each chained to the one before, over more bytes than one batch can have. Behind the present use
+//! believed when its batches follow one another, each chained to the one before, over more bytes than one batch can have, all verified. Behind the present use
 //! earlier ones may stand, so the first that proves itself is the one, unless something in front of it claims to be newer.
 
 use crate::batch::{BLOCK_BYTES, BatchHeader, verify_records};
