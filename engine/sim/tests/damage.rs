@@ -175,6 +175,35 @@ fn a_file_marked_as_blank_is_not_looked_through() {
     assert_eq!(bench.recover_as(3), (BTreeSet::from([1]), vec![]));
 }
 
+/// A file that ended in front of its first batch, as a restore that was cut short leaves it, kept the log from opening, or the process went down.
+#[test]
+fn a_file_too_short_for_a_segment_is_told_and_left_alone() {
+    for (length, seed) in [0, BLOCK_BYTES, 2 * BLOCK_BYTES].into_iter().zip(1..) {
+        let mut bench = Bench::new(seed);
+        let short = (SegmentFile(99), false);
+        bench.station.disk.create(short);
+        bench.station.disk.allocate(short, length);
+        bench.station.disk.sync(short);
+        bench.station.disk.sync_directory();
+        let (mut found, damages) = bench.recover();
+        assert_eq!((&found, damages), (&(0..MESSAGES).collect(), vec![(short.0, DamageKind::Unidentified)]), "{length} bytes");
+        let mut body = Vec::new();
+        payload(MESSAGES, 0, 500, Filling::Noise, &mut body);
+        let mut sent = false;
+        for _ in 0..2000 {
+            let id = RecordId { boot: 2, shard: 0, sequence: MESSAGES };
+            if !sent && let Ok(mut record) = bench.station.log.begin(Content::Message, id, body.len() as u32, bench.now) {
+                record.put(&body);
+                record.finish();
+                sent = true;
+            }
+            bench.turn(|_| ());
+        }
+        found.insert(MESSAGES);
+        assert_eq!(bench.recover_as(3).0, found, "{length} bytes");
+    }
+}
+
 #[test]
 fn one_bad_block_costs_only_what_stands_in_it() {
     let rounds = if cfg!(debug_assertions) { 60 } else { 1000 };

@@ -123,7 +123,7 @@ pub enum DamageKind {
     UnacknowledgedTail,
     /// The header of the segment; its generation was taken from its batches.
     SegmentHeader,
-    /// The whole segment: neither its head nor its batches tell which use it is in. Nothing of it is read in this run; it is left as it is,
+    /// The whole segment: neither its head nor its batches tell which use it is in, or it is too short for any. Nothing of it is read in this run; it is left as it is,
     /// and the next start looks again.
     Unidentified,
     /// The device refused to read it, also by itself. What stands in it isn't known in this run; the segment is left as it is, neither

@@ -139,7 +139,7 @@ impl<H: Host> Log<H> {
     }
 
     /// Nothing of the segment is read in this run, and nothing is written to it.
-    fn set_aside(&mut self, slot: u32) {
+    pub(crate) fn set_aside(&mut self, slot: u32) {
         let segment = self.segments.get_mut(slot);
         (segment.state, segment.stuck, segment.unread_upto) = (SegmentState::Full, true, Some(ANY_USE));
         segment.pins += 1;

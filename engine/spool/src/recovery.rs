@@ -211,6 +211,11 @@ impl<H: Host> Log<H> {
                         recovery.begin(Stage::Heads);
                     }
                 },
+                // It ends in front of a first batch: a restore that was cut short, a file that isn't ours. There is no room for one either.
+                Stage::Heads if self.segments.slots.get(next).is_some_and(|segment| segment.bytes < HEAD_BYTES) => {
+                    recovery.next += 1;
+                    self.set_aside(next as u32);
+                }
                 Stage::Heads if next < self.segments.slots.len() => {
                     let op = self.head_op(next as u32);
                     recovery.next += usize::from(op.is_some());
@@ -242,7 +247,7 @@ impl<H: Host> Log<H> {
                     self.segments.next_number = next_number;
                     recovery.begin(Stage::Scan);
                 }
-                Stage::HeadAgain { slot } => match self.ask(recovery, slot, 0, self.head_bytes(slot)) {
+                Stage::HeadAgain { slot } => match self.ask(recovery, slot, 0, HEAD_BYTES) {
                     Asked::Op(op) => return Ok(Some(op)),
                     Asked::NoBuffer => return Ok(None),
                     Asked::Held => self.take_head_again(recovery, slot)?,
@@ -287,12 +292,8 @@ impl<H: Host> Log<H> {
 
     fn head_op(&mut self, slot: u32) -> Option<Op<H::Buffer>> {
         let buffer = self.host.take_buffer(HEAD_BYTES as usize)?;
-        let kind = OpKind::Read { file: self.segments.get(slot).file, offset: 0, buffer, bytes: self.head_bytes(slot) as usize };
+        let kind = OpKind::Read { file: self.segments.get(slot).file, offset: 0, buffer, bytes: HEAD_BYTES as usize };
         Some(self.op(Purpose::Head { slot }, kind))
-    }
-
-    fn head_bytes(&self, slot: u32) -> u32 {
-        HEAD_BYTES.min(self.segments.get(slot).bytes)
     }
 
     /// Another segment is read from here on.
@@ -354,7 +355,7 @@ impl<H: Host> Log<H> {
     pub(crate) fn head_completed(&mut self, slot: u32, result: OpResult<H::Buffer>) {
         let OpResult::Read { buffer, result } = result else { panic!("the answer to a read") };
         self.recover(|log, recovery| {
-            let (head, needed) = (filled(&buffer, result), log.head_bytes(slot) as usize);
+            let (head, needed) = (filled(&buffer, result), HEAD_BYTES as usize);
             if head.len() < needed {
                 recovery.heads_refused.push(slot);
                 return Ok(());
