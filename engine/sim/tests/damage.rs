@@ -356,7 +356,8 @@ fn a_disk_that_reads_nothing_is_told_and_loses_nothing() {
         assert!(found.is_empty());
         assert!(files.iter().all(|&file| damages.contains(&(file, DamageKind::ReadFailed))), "{damages:?}");
         let refused = bench.station.reads.1;
-        assert!(refused <= 6 * BLOCKS * files.len() as u64, "{refused} reads were refused");
+        // The head in one piece, with what is behind it, by itself and by blocks; then each block once, and twice what was asked for with it.
+        assert!(refused <= (BLOCKS + 10) * files.len() as u64, "{refused} reads were refused, {} files", files.len());
         bench.finds_all_once_it_can_be_read(seed);
     }
 }

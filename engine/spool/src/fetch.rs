@@ -11,9 +11,9 @@ use crate::batch::BLOCK_BYTES;
 
 const BLOCK: u32 = BLOCK_BYTES as u32;
 
-/// So many unreadable blocks (4 MiB) in one pass over one file, and the rest of what it still asks for is taken as unreadable: a disk may
-/// take seconds to refuse each, and accepting waits.
-pub(crate) const UNREADABLE_BLOCKS_MAX: usize = 1024;
+/// So many unreadable blocks (256 KiB) in one pass over one file, and the rest of what it still asks for is taken as unreadable: a disk may
+/// take seconds to refuse each, and accepting waits. At 7 s each that is 8 minutes for a pass.
+pub(crate) const UNREADABLE_BLOCKS_MAX: usize = 64;
 
 /// What one pass over one file knows of its bad places.
 #[derive(Default)]
@@ -145,6 +145,12 @@ impl Fetch {
                 unreadable.doubted = self.at..self.at + bytes;
                 Attempt::Exact
             }
+            // A second time: with what is about it, and by itself.
+            Attempt::Whole { .. } | Attempt::Exact if self.needed == BLOCK && unreadable.doubted.contains(&self.at) => {
+                unreadable.add(self.at);
+                buffer[..BLOCK_BYTES].fill(0);
+                Attempt::Done { bytes: BLOCK }
+            }
             Attempt::Whole { .. } | Attempt::Exact => by_block,
             Attempt::Blocks { left } => {
                 let place = (left - 1) * BLOCK;
@@ -223,8 +229,21 @@ mod tests {
     }
 
     #[test]
+    fn a_block_that_is_refused_once_is_asked_for_again() {
+        let (mut unreadable, mut buffer) = (Unreadable::new(64 * BLOCK), vec![0xa5; BLOCK_BYTES]);
+        let mut fetch = Fetch::new(63 * BLOCK, BLOCK, BLOCK, &unreadable);
+        assert_eq!(fetch.next(&mut buffer, &unreadable), Some((63 * BLOCK, BLOCK)));
+        fetch.completed(&mut buffer, -5, &mut unreadable);
+        assert_eq!(fetch.next(&mut buffer, &unreadable), Some((63 * BLOCK, BLOCK)));
+        fetch.completed(&mut buffer, i64::from(BLOCK), &mut unreadable);
+        assert_eq!(fetch.next(&mut buffer, &unreadable), None);
+        assert!(unreadable.is_empty() && fetch.bytes() == BLOCK_BYTES);
+    }
+
+    #[test]
     fn a_file_that_is_all_bad_is_given_up() {
-        let blocks = 4 * UNREADABLE_BLOCKS_MAX as u32;
+        // 64 MiB.
+        let blocks = 1 << 14;
         let all: Vec<u32> = (0..blocks).collect();
         let (mut unreadable, mut requests) = (Unreadable::new(blocks * BLOCK), 0);
         for block in 0..blocks {
@@ -232,7 +251,8 @@ mod tests {
             assert_eq!(numbers(&bytes), [0]);
             requests += asked;
         }
-        assert!(requests <= 3 * UNREADABLE_BLOCKS_MAX, "{requests}");
+        // Each by itself, and once what was asked for with it.
+        assert!(requests <= 70, "{requests}");
         assert_eq!(unreadable.stretches(), [Range { start: 0, end: blocks * BLOCK }]);
     }
 }
