@@ -79,6 +79,11 @@ impl<K: Copy + PartialEq> Backlog<K> {
         self.lanes.iter().find(|lane| !lane.waiting.is_empty() && !lane.is_stuck).map(|lane| lane.log)
     }
 
+    /// All that waits, with the log that it waits for.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (K, u16)> {
+        self.lanes.iter().flat_map(|lane| lane.waiting.iter().map(|&key| (key, lane.log)))
+    }
+
     /// Whether records of this kind wait for a log that has no room.
     pub(crate) fn is_stuck(&self, settled: Settled) -> bool {
         self.lanes.iter().any(|lane| lane.settled == settled && lane.is_stuck)
@@ -135,6 +140,7 @@ mod tests {
         assert!(backlog.push(0, 1, Settled::Done));
         assert_eq!(drain(&mut backlog, |_, settled| (settled == Settled::Outcome).then_some(Refused::NoSpace)), [1]);
         assert_eq!((backlog.len(), backlog.awaited()), (1, None));
+        assert_eq!(backlog.waiting().collect::<Vec<_>>(), [(2, 0)], "whoever asks for this one alone learns that it is not written");
         assert!(backlog.is_stuck(Settled::Outcome) && !backlog.is_stuck(Settled::Done));
         assert_eq!((backlog.forget_outcomes(0, 2), backlog.is_stuck(Settled::Outcome)), (1, false));
     }

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     future::poll_fn,
     rc::Rc,
     task::{Poll, Waker},
@@ -411,7 +411,8 @@ impl Shard {
         }
     }
 
-    /// Waits until everything that was to be persisted so far is durable, or the spool failed.
+    /// Waits until everything that was to be persisted so far is durable, or the spool failed, but for what the disk has no room for: of
+    /// what is promised next, [`Shard::unwritten`] or [`Shard::lacks_room_for`] is to be asked.
     pub(crate) async fn records_durable(&self) {
         self.backlog_written().await;
         // The newest ticket of each log now; what is appended later is not waited for.
@@ -439,6 +440,11 @@ impl Shard {
     /// Does a log lack room for records of this kind, so that what was changed last is not on disk?
     pub(crate) fn lacks_room_for(&self, settled: Settled) -> bool {
         self.delivery.backlog.borrow().is_stuck(settled)
+    }
+
+    /// The messages of which something is not in a batch yet, each with a log that it waits for.
+    pub(crate) fn unwritten(&self) -> HashMap<MessageKey, u16> {
+        self.delivery.backlog.borrow().waiting().collect()
     }
 
     fn try_persist(&self, key: MessageKey, settled: Settled) -> Result<(), Refused> {

@@ -352,23 +352,33 @@ impl Shard {
         }
     }
 
-    /// Other nodes have these: what is open of them is settled, whatever state it is in here. Ready when that is durable.
+    /// Other nodes have these: what is open of them is settled, whatever state it is in here. Done when that is durable of all; where the
+    /// disk has no room for it, failed, to be asked again.
     pub(crate) async fn handed_over(self: Rc<Self>, items: Vec<HandedOver>) -> Answer {
         self.loaded().await;
+        let mut keys = Vec::with_capacity(items.len());
         for HandedOver { id, to } in items {
             let now = self.now_ms();
-            let settled = {
-                let mut queue = self.queue.borrow_mut();
-                let Some(key) = queue.key_of(id) else { continue };
-                queue.handed_over(key, now, &mut Vec::new()).map(|settled| (key, settled))
-            };
-            if let Some((key, settled)) = settled {
+            let mut queue = self.queue.borrow_mut();
+            let Some(key) = queue.key_of(id) else { continue };
+            let settled = queue.handed_over(key, now, &mut Vec::new());
+            drop(queue);
+            keys.push(key);
+            if let Some(settled) = settled {
                 self.metrics.handed_over.increment();
                 self.log_mail(format_args!("queue_id={id} event=handed_over taken_by=\"{}\"", Escaped(to.as_bytes())));
                 self.persist(key, settled);
             }
         }
         self.records_durable().await;
-        if self.is_ending() { Answer::Failed("the shard ends".to_owned()) } else { Answer::Done }
+        if self.is_ending() || !self.keeps_records() {
+            return Answer::Failed("the shard ends".to_owned());
+        }
+        // Forgotten at the next start, it would be delivered again. What an earlier call has settled may wait yet.
+        let unwritten = self.unwritten();
+        if keys.iter().any(|key| unwritten.contains_key(key)) {
+            return Answer::Failed("the spool has no room left on its disk".to_owned());
+        }
+        Answer::Done
     }
 }

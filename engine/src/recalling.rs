@@ -57,6 +57,11 @@ impl<T> Gathered<T> {
         !self.is_seen_to.replace(true)
     }
 
+    /// It is to be seen to again, by the task that has taken it.
+    fn put_back(&self, item: T) {
+        self.items.borrow_mut().push(item);
+    }
+
     /// The newest, at most so many.
     fn take(&self, items_max: usize) -> Vec<T> {
         let mut items = self.items.borrow_mut();
@@ -208,7 +213,23 @@ impl Shard {
                 break;
             }
             self.records_durable().await;
-            parted.into_iter().for_each(|key| self.offer_what_is_open(key));
+            if !self.keeps_records() {
+                break;
+            }
+            let (unwritten, mut full) = (self.unwritten(), None);
+            for key in parted {
+                match unwritten.get(&key) {
+                    None => self.offer_what_is_open(key),
+                    // Not before the disk has room for it.
+                    Some(&log) => {
+                        self.recalling.parted.put_back(key);
+                        full = self.committer_of(log);
+                    }
+                }
+            }
+            if let Some(full) = full {
+                full.room().await;
+            }
         }
         self.recalling.parted.end();
     }
