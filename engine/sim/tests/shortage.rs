@@ -187,6 +187,41 @@ fn messages_can_be_settled_when_not_one_outcome_more_can_be_recorded() {
     }
 }
 
+/// A start took one of the last segments. While the old ones were read mail was let into it, and then no outcome found room.
+#[test]
+fn mail_leaves_alone_what_a_start_on_a_full_disk_goes_on_in() {
+    let life = |boot| LogConfig { segments_max: 16, ..config(boot) };
+    let mut refused = 0;
+    for seed in 0..10 {
+        let mut shard = Shard::new(seed, life(1), 64 << 20);
+        let mail = (0..1000).take_while(|&sequence| shard.mail(sequence)).count() as u64;
+        for boot in 2..4 {
+            shard.station.log.stop();
+            shard.idle();
+            shard.random = with_buffers(shard.random.clone());
+            shard.station.reopen(life(boot), &mut shard.random, shard.now);
+            let mut is_loaded = false;
+            while !is_loaded {
+                shard.station.begin_all(shard.now);
+                shard.station.complete_one(&mut shard.random, shard.now);
+                while let Some(event) = shard.station.log.event() {
+                    is_loaded |= matches!(event, Event::Loaded(_));
+                }
+                let id = RecordId { boot, ..message(mail) };
+                match shard.station.log.begin(Content::Message, id, BIG.len() as u32, shard.now).err() {
+                    Some(AppendError::NotOpen) => {}
+                    Some(AppendError::NoSpace) => refused += u32::from(!is_loaded),
+                    other => panic!("seed {seed}, boot {boot}: mail is to be refused: {other:?}"),
+                }
+            }
+            for sequence in 0..BIG_IN_SEGMENT / 2 {
+                assert!(shard.outcome(sequence, 0, &BIG), "seed {seed}, boot {boot}: {sequence} is not recorded");
+            }
+        }
+    }
+    assert!(refused > 0, "the test meets what it is about");
+}
+
 /// While a process had no descriptor left, the segment that it wanted to make ended it: as if the disk had failed.
 #[test]
 fn a_shortage_of_descriptors_or_memory_is_no_failure_of_the_disk() {

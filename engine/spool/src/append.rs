@@ -340,7 +340,12 @@ impl<H: Host> Log<H> {
         if self.segments.free_count() <= kept {
             return Err(self.found_none(asks, kept, now));
         }
-        self.segments.is_from_reserve = matches!(asks, Asks::Bookkeeping | Asks::Relief);
+        self.segments.is_from_reserve = match asks {
+            Asks::Content => false,
+            Asks::Bookkeeping | Asks::Relief => true,
+            // Mail that came in while the old segments are read would leave nothing for what they owe.
+            Asks::Start => self.segments.free_count() <= RESERVE_SEGMENTS && !self.can_prepare(now),
+        };
         let slot = self.segments.take_free().expect("one is free");
         self.leave_active();
         self.segments.active = Some(slot);

@@ -141,7 +141,7 @@ impl Segment {
 pub(crate) struct Segments {
     pub(crate) slots: Vec<Segment>,
     pub(crate) active: Option<u32>,
-    /// Records took the active segment, mail did not.
+    /// Records took the active segment, or a start with no more than the reserve, mail did not.
     pub(crate) is_from_reserve: bool,
     /// Nothing in them counts; each gets a new header, one after the other.
     pub(crate) blank: VecDeque<u32>,
