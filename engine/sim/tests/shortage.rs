@@ -101,6 +101,10 @@ impl Shard {
         })
     }
 
+    fn settled(&mut self, sequence: u64) {
+        assert!(self.written(|log, now| log.settle(message(sequence), &[], now)), "{sequence} is not settled");
+    }
+
     fn outcome(&mut self, sequence: u64, index: u32, payload: &[u8]) -> bool {
         self.written(|log, now| log.outcome(message(sequence), index, payload, now))
     }
@@ -148,6 +152,43 @@ fn what_replaces_itself_is_recorded_for_ever_though_no_segment_can_be_made() {
         shard.restart(no_more(3));
         for round in 0..10 * BIG_IN_SEGMENT {
             assert!(shard.outcome(0, 1, &BIG), "seed {seed}, outcome {round} is not recorded");
+        }
+    }
+}
+
+/// One that was too large for what was left of the last segment closed it: with that went the room for the copies by which another became free.
+#[test]
+fn an_outcome_that_is_too_large_just_now_leaves_compaction_its_room() {
+    const LARGE: [u8; 15_000] = [0; 15_000];
+    for outcomes in 9..12 {
+        for turns in 0..12 {
+            let mut shard = Shard::new(outcomes, no_more(1), 64 << 20);
+            let messages = BIG_IN_SEGMENT - 1;
+            (0..messages).for_each(|sequence| assert!(shard.mail(sequence)));
+            // As above: one is free in the end, and none when outcomes fill what is written to and one message more is settled.
+            shard.restart(no_more(2));
+            (0..messages).for_each(|sequence| assert!(shard.outcome(sequence, 0, &BIG)));
+            shard.restart(no_more(3));
+            let mut index = 1;
+            for payload in [&BIG[..], &BIG[..100]] {
+                while shard.outcome(0, index, payload) {
+                    index += 1;
+                }
+            }
+            shard.settled(1);
+            for _ in 0..outcomes {
+                assert!(shard.outcome(0, index, &[]));
+                shard.idle();
+                index += 1;
+            }
+            (2..messages).for_each(|sequence| shard.settled(sequence));
+            for _ in 0..turns {
+                shard.turn();
+            }
+            for payload in [&LARGE[..], &[], &LARGE[..]] {
+                assert!(shard.outcome(0, index, payload), "{outcomes} outcomes, {turns} turns: {} octets are not recorded", payload.len());
+                index += 1;
+            }
         }
     }
 }

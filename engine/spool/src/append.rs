@@ -361,6 +361,10 @@ impl<H: Host> Log<H> {
     fn found_none(&mut self, asks: Asks, kept: usize, now: Instant) -> AppendError {
         let is_mail = asks == Asks::Content;
         self.supply.found_none(is_mail);
+        if asks == Asks::Bookkeeping && self.segments.active.is_some() && self.segments.free_count() == 0 && self.is_compacting() {
+            // What is left of the active segment may be all that the copies can go into. Where they do not fit either they leave it.
+            return AppendError::Full;
+        }
         if !is_mail {
             // What stands in it may be dead, or little enough to be carried out of it: as long as it is written to it cannot be freed.
             self.leave_active();

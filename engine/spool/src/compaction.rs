@@ -180,6 +180,11 @@ impl<H: Host> Log<H> {
         self.compaction.victim.is_some() || self.lightest(true).is_some()
     }
 
+    /// Whether what counts in the segment that is being emptied is still being copied.
+    pub(crate) fn is_compacting(&self) -> bool {
+        self.compaction.victim.as_ref().is_some_and(|victim| victim.until.is_none())
+    }
+
     /// With none free, what is left of the active segment is for the copies that compaction has begun to write: it is they that free one.
     pub(crate) fn is_kept_for_compaction(&self, needed: u32) -> bool {
         if self.segments.free_count() > 0 {
