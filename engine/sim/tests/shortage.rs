@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use ringpost_sim::station::{Change, SimHost, Station};
-use ringpost_sim::{Disk, Random};
+use ringpost_sim::{Cut, Disk, Random};
 use ringpost_spool::{AppendError, Content, Event, Log, LogConfig, RecordId, Space, Ticket};
 
 const SEGMENT_BYTES: usize = 128 << 10;
@@ -261,6 +261,46 @@ fn mail_leaves_alone_what_a_start_on_a_full_disk_goes_on_in() {
         }
     }
     assert!(refused > 0, "the test meets what it is about");
+}
+
+/// What is made below the limits took the last of the file system, and what is settled the last segment: no start could go on anywhere.
+#[test]
+fn what_is_made_below_the_limits_leaves_a_start_its_segment() {
+    let life = |boot| LogConfig { free_bytes_min: SEGMENT_BYTES as u64, ..config(boot) };
+    for seed in 0..10 {
+        let mut shard = Shard::new(seed, life(1), 7 * SEGMENT_BYTES);
+        let space = |shard: &mut Shard| {
+            let bytes = shard.station.disk.room() as u64;
+            shard.station.log.set_space(Space { bytes, inodes: u64::MAX });
+        };
+        let mut mail = 0;
+        space(&mut shard);
+        while shard.mail(mail) {
+            mail += 1;
+            space(&mut shard);
+        }
+        let mut index = 0;
+        for payload in [&BIG[..], &BIG[..100]] {
+            while shard.outcome(0, index, payload) {
+                index += 1;
+                space(&mut shard);
+            }
+        }
+        shard.settled(1);
+        shard.idle();
+        shard.station.cut(Cut::Kill, &mut shard.random);
+        shard.random = with_buffers(shard.random.clone());
+        shard.station.reopen(life(2), &mut shard.random, shard.now);
+        space(&mut shard);
+        shard.idle();
+        assert_ne!(
+            shard.station.log.outcome(message(0), 0, &[], shard.now),
+            Err(AppendError::NotOpen),
+            "seed {seed}: the start waits for ever"
+        );
+        assert_eq!(shard.station.log.messages() as u64, mail - 1, "seed {seed}");
+        shard.settled(2);
+    }
 }
 
 /// While a process had no descriptor left, the segment that it wanted to make ended it: as if the disk had failed.

@@ -168,7 +168,8 @@ impl<H: Host> Log<H> {
             && coming < RESERVE_SEGMENTS
             && (coming == 0 || !self.may_gain_by_compaction());
         let may_try = self.supply.retry_at.is_none_or(|at| at <= now) && self.segments.files() < self.config.segments_max as usize;
-        let fits = |space: Space| space.bytes >= u64::from(self.config.segment_bytes) && space.inodes > 0;
+        // One more is left to the next start, which has nothing else to go on in when records took what was free.
+        let fits = |space: Space| space.bytes >= 2 * u64::from(self.config.segment_bytes) && space.inodes > 1;
         is_needed && may_try && self.supply.space.is_none_or(fits)
     }
 
