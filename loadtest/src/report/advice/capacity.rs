@@ -16,7 +16,8 @@ const BEHIND_TOLD: f64 = 0.01;
 pub struct Capacity {
     /// Messages per second with its cores at 85 %.
     pub messages_per_second: f64,
-    /// It was reckoned from a lightly loaded server, where a message costs more than under load: it can carry this and perhaps much more.
+    /// It was reckoned from a lightly loaded server, where a message costs more than under load: it can carry this and perhaps much more. Never where
+    /// messages were left behind.
     pub at_least: bool,
     /// How it was reckoned, and what runs out first.
     pub sentences: Vec<String>,
@@ -33,7 +34,9 @@ pub(super) fn capacity(run: &RunResult, numbers: &Numbers, bottleneck: Bottlenec
     let behind = run.server_cpu_by_phase.map_or(0.0, |cpu| cpu.whole_by_load() - 1.0);
     let cpu_bound = pace * BUSY / (share * (1.0 + behind));
     let before_cores = before_its_cores(bottleneck);
-    let at_least = share < LOADED && before_cores.is_none();
+    let is_known = run.server_cpu_by_phase.is_none_or(|cpu| cpu.is_drained);
+    let backlog = backlog(run);
+    let at_least = share < LOADED && before_cores.is_none() && is_known && backlog.is_none();
     let mut sentences = vec![format!(
         "At {pace:.0} messages/s the server used {:.0} % of its {} core(s){}{}; if the cost per message stays, its cores are 85 % busy at about \
          {cpu_bound:.0} messages/s.",
@@ -52,6 +55,13 @@ pub(super) fn capacity(run: &RunResult, numbers: &Numbers, bottleneck: Bottlenec
             run.emails_per_second
         ));
     }
+    if !is_known {
+        sentences.push(
+            "Not all that it accepted had been delivered at the end, and what that costs is not in it: it carries no more than that, and perhaps \
+             far less."
+                .to_owned(),
+        );
+    }
     if at_least {
         sentences.push(
             "Under more load messages share flushes and turns of the loop and cost less: read this as the least it can carry, and measure at \
@@ -60,7 +70,7 @@ pub(super) fn capacity(run: &RunResult, numbers: &Numbers, bottleneck: Bottlenec
         );
     }
     sentences.extend(memory_runs_out(run));
-    if let Some(backlog) = backlog(run) {
+    if let Some(backlog) = backlog {
         sentences.push(format!(
             "The queue grew by {:.0} messages/s: what leaves ({:.0} messages/s) is what it can carry for long.",
             backlog.growth_per_second, backlog.left_per_second
