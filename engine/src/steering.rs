@@ -12,6 +12,9 @@ use crate::{
     shard::Shard,
 };
 
+/// An end of life no further ahead than this is now: whoever reckoned it has another clock than this shard, whose own is of the turn's beginning.
+const EXPIRES_NOW_MS: u64 = 100;
+
 /// Messages changed before other tasks get their turn.
 const CHANGES_PER_TURN: usize = 256;
 
@@ -238,7 +241,9 @@ impl Steering {
                 if *at_ms > shard.now_ms() + EXPIRY_AHEAD_MAX.as_millis() as u64 {
                     return Err(format!("an end of life is at most {} days ahead", EXPIRY_AHEAD_MAX.as_secs() / 86_400));
                 }
-                Self::SetExpiry(*at_ms)
+                // What is to end at once has ended for this shard's clock, too: what waits at another shard is not begun any more.
+                let now = shard.now_ms();
+                Self::SetExpiry(if *at_ms <= now.saturating_add(EXPIRES_NOW_MS) { now.min(*at_ms) } else { *at_ms })
             }
         })
     }

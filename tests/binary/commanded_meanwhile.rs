@@ -283,6 +283,32 @@ fn what_waits_for_its_turn_at_the_shard_that_delivers_is_not_begun_after_a_comma
     node.wait_for_queue(|queue| queue.iter().all(|one| one["recipients"][0]["state"] == "held"));
 }
 
+/// Some of it was delivered a second later, without a report: by the clock of the shard its end had not quite come when that was said.
+#[test]
+fn what_is_to_end_at_once_while_it_waits_for_its_turn_is_not_begun() {
+    let (listener, hop) = (TcpListener::bind("127.0.0.1:0").unwrap(), NextHop::start());
+    let extra = format!(
+        "[[route]]\ndomain = \"slow.test\"\nvia = \"smarthost\"\nhosts = [\"{}\"]\nconnections_max = 1\n",
+        listener.local_addr().unwrap()
+    );
+    let node = Node::start(&on_one_core(Setup { extra: extra.leak(), ..Setup::to(hop.address) }, 2));
+    deliver(&node, "", &["first@slow.test"]);
+    let busy = Held::up_to_the_dot(&listener);
+    let mut of_shards = [Vec::new(), Vec::new()];
+    while of_shards.iter().any(|ids| ids.len() < 4) {
+        let id = deliver(&node, "a@x.test", &["b@slow.test"]);
+        of_shards[shard_of(&id)].push(id);
+    }
+    for id in of_shards.iter().flatten() {
+        let said = say(&node, &["queue", "set-expiry", id, "0s"]);
+        assert!(said.starts_with("1 message given another end of life"), "{said}");
+    }
+    let ended = of_shards.iter().flatten().count();
+    assert!(hop.wait_for(ended).iter().all(|report| report.recipients == ["a@x.test"]));
+    busy.end("250 2.0.0 Ok");
+    node.wait_for_queue(<[_]>::is_empty);
+}
+
 /// A command came before the dispatch had room in the lane: what was said of it then was forgotten when it was sent, and it was begun.
 #[test]
 fn what_waits_for_room_on_its_way_to_the_shard_that_delivers_stays_here_after_a_command() {
