@@ -173,7 +173,31 @@ impl<W: Write> ForTerminal<W> {
     }
 }
 
+/// Refuses what would leave less than `spool.min_free_bytes`: records of what is delivered live on that, and a start.
+fn refuse_without_room(config: &Config, shards: usize, segments: u32, free: u64) -> Result<(), Failure> {
+    let (bytes, kept) = (config.spool.segment_bytes.bytes(), config.spool.min_free_bytes.bytes());
+    let (wanted, room) = (u64::from(segments).saturating_mul(shards as u64), free.saturating_sub(kept) / bytes);
+    if wanted <= room {
+        return Ok(());
+    }
+    Err(Failure {
+        message: format!(
+            "{}: {free} bytes are free, of which spool.min_free_bytes keeps {kept}, and a segment has {bytes}: {wanted} segments ({segments} for each of \
+             {shards} shards) do not fit, and nothing was prepared; there is room for {} each",
+            config.spool.path.display(),
+            room / shards.max(1) as u64,
+        ),
+        code: EXIT_IO,
+    })
+}
+
 fn prepare(config: &Config, segments: u32) -> Result<ExitCode, Failure> {
+    let shards = crate::topology::CorePlan::new(config).map_err(Failure::config)?.shards.len();
+    // A folder that is made yet lies where its nearest one above does; where nobody can tell, the disk itself will.
+    let stat = config.spool.path.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok());
+    if let Some(stat) = stat {
+        refuse_without_room(config, shards, segments, stat.f_bavail.saturating_mul(stat.f_frsize))?;
+    }
     match ask(&config.control.socket, &WireRequest::SpoolPrepare { segments }, |_| ()) {
         Ok(count) => {
             say(&format!("{count} more segments are being prepared; `ringpost stats` counts them"));
@@ -183,7 +207,6 @@ fn prepare(config: &Config, segments: u32) -> Result<ExitCode, Failure> {
             let path = &config.spool.path;
             let home = SpoolHome::open(path, random_u64(), config.spool.allow_unsafe_spool)
                 .map_err(|reason| Failure { message: reason.to_string(), code: EXIT_IO })?;
-            let shards = crate::topology::CorePlan::new(config).map_err(Failure::config)?.shards.len();
             for number in 0..u16::try_from(shards).expect("the plan has at most as many shards as ids have room for") {
                 let directory = home.log_directory(number);
                 let made =
@@ -203,6 +226,22 @@ fn prepare(config: &Config, segments: u32) -> Result<ExitCode, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// On a disk of 150 MB it wrote until nothing was free, all of it for the first of two logs, and the next start found no room.
+    #[test]
+    fn what_is_prepared_leaves_what_is_to_stay_free() {
+        let config = Config::default();
+        let (bytes, kept) = (config.spool.segment_bytes.bytes(), config.spool.min_free_bytes.bytes());
+        assert!(refuse_without_room(&config, 2, 5, kept + 10 * bytes).is_ok());
+        let refused = refuse_without_room(&config, 2, 5, kept + 10 * bytes - 1).unwrap_err();
+        assert!(
+            refused.code == EXIT_IO && refused.message.contains("10 segments (5 for each of 2 shards) do not fit"),
+            "{}",
+            refused.message
+        );
+        assert!(refused.message.ends_with("there is room for 4 each"), "{}", refused.message);
+        assert!(refuse_without_room(&config, 1, 1, kept).is_err() && refuse_without_room(&config, 1, u32::MAX, u64::MAX).is_ok());
+    }
 
     /// A header field or a body could clear the screen of who looked at it, or write other words over it.
     #[test]
