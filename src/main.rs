@@ -156,13 +156,15 @@ fn man(folder: Option<&Path>) -> Result<ExitCode, Failure> {
 }
 
 fn serve(file: &ConfigFile) -> Result<ExitCode, Failure> {
+    let ended = |error: node::NodeError| Failure { message: error.to_string(), code: error.exit_code() };
+    let hearing = node::Hearing::start().map_err(ended)?;
     let start = with_pushed(read_config(file)?)?;
     logging::start(&start.config.log);
     if let Some(reason) = &start.unfit {
         tracing::warn!(reason, "the config that was pushed to all nodes does not go with this file any more and is left out");
     }
     let plan = CorePlan::new(&start.config).map_err(Failure::config)?;
-    node::serve(start, plan).map_err(|error| Failure { message: error.to_string(), code: error.exit_code() })
+    node::serve(hearing, start, plan).map_err(ended)
 }
 
 /// With the config that was pushed to all nodes before the last stop, if there is one.

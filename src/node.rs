@@ -26,7 +26,8 @@ use ringpost_engine::{
 use ringpost_queue::Pauses;
 use tokio::{
     net::UnixListener,
-    signal::unix::{SignalKind, signal},
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
 use tracing::{error, info, warn};
@@ -137,8 +138,25 @@ pub struct StartConfig {
     pub unfit: Option<String>,
 }
 
+/// The coordinator's runtime, which hears SIGHUP from here on: until then that ends the process, and what is read afterwards is at least as new as the signal.
+pub struct Hearing {
+    runtime: Runtime,
+    hangup: Signal,
+}
+
+impl Hearing {
+    /// To be called before the config is read.
+    pub fn start() -> Result<Hearing, NodeError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(NodeError::Coordinator)?;
+        let guard = runtime.enter();
+        let hangup = signal(SignalKind::hangup()).map_err(NodeError::Coordinator)?;
+        drop(guard);
+        Ok(Hearing { runtime, hangup })
+    }
+}
+
 /// Runs the node until it is told to stop. Returns the process's exit code.
-pub fn serve(start: StartConfig, plan: CorePlan) -> Result<ExitCode, NodeError> {
+pub fn serve(Hearing { runtime, hangup }: Hearing, start: StartConfig, plan: CorePlan) -> Result<ExitCode, NodeError> {
     abort_on_panic();
     for warning in &plan.warnings {
         warn!("{warning}");
@@ -149,14 +167,13 @@ pub fn serve(start: StartConfig, plan: CorePlan) -> Result<ExitCode, NodeError> 
     }
     let features = ringpost_ring::probe::check().map_err(|missing| NodeError::Kernel(missing.to_string()))?;
     info!(version = crate::cli::version(), ?features, "starting");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(NodeError::Coordinator)?;
     let guard = runtime.enter();
     let node = Node::start(start, &plan)?;
     drop(guard);
     if let Err(reason) = plan.pin_coordinator() {
         warn!(%reason, core = plan.coordinator, "the coordinator is not pinned");
     }
-    Ok(runtime.block_on(node.run()))
+    Ok(runtime.block_on(node.run(hangup)))
 }
 
 /// A panic ends the process at once: a half-dead shard would keep mail from others, and nothing more is written.
@@ -310,9 +327,9 @@ impl Node {
         handover::start(node, self.shards.clone())
     }
 
-    async fn run(mut self) -> ExitCode {
-        let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
-        let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
+    async fn run(mut self, mut hangup: Signal) -> ExitCode {
+        let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+        let [Ok(mut terminate), Ok(mut interrupt)] = signals else {
             error!("cannot watch signals");
             return ExitCode::from(EXIT_IO);
         };

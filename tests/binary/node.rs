@@ -62,7 +62,7 @@ impl Setup {
         Self { route: format!("via = \"smarthost\"\nhosts = [\"{hop}\"]"), ..Self::new() }
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         format!(
             "hostname = \"mx1.example.test\"\n\
              [spool]\npath = \"spool\"\nsegment_bytes = \"1 MiB\"\nprepared_segments = 3\nmin_free_bytes = \"1 MiB\"\n\

@@ -1,12 +1,15 @@
 //! A changed config file is taken over by the running engine.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client::Client;
 use crate::next_hop::NextHop;
-use crate::node::{Node, PATIENCE, Setup};
+use crate::node::{Node, PATIENCE, Setup, ringpost};
 use crate::shards::{counter, on_one_core};
 
 fn reload(node: &Node) -> (bool, String) {
@@ -60,6 +63,35 @@ fn routes_and_policy_change_without_a_session_ending() {
     }
     session.deliver("new@y.test", "Subject: still\r\n\r\nx");
     assert!(hop.wait_for(3)[2].text().contains("Subject: still"));
+}
+
+/// It ended the process without a word: nobody listened for the signal before the shards ran, and the config that was read could be older than it.
+#[test]
+fn a_hangup_while_the_config_is_read_is_a_reload_once_the_node_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, log) = (folder.path().join("ringpost.toml"), folder.path().join("log"));
+    let text = Setup::new().text();
+    let pipe = folder.path().join("pipe");
+    mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR).unwrap();
+    std::fs::rename(&pipe, &config).unwrap();
+    let output = std::fs::File::create(&log).unwrap();
+    let mut child = ringpost().args(["serve", "-c"]).arg(&config).stdout(output.try_clone().unwrap()).stderr(output).spawn().unwrap();
+    // Opened as soon as the node reads it.
+    let mut written = OpenOptions::new().write(true).open(&config).unwrap();
+    std::fs::remove_file(&config).unwrap();
+    std::fs::write(&config, "").unwrap();
+    kill_process(Pid::from_raw(child.id() as i32).unwrap(), Signal::HUP).unwrap();
+    written.write_all(text.as_bytes()).unwrap();
+    drop(written);
+    let said = || std::fs::read_to_string(&log).unwrap();
+    let began = Instant::now();
+    while !said().contains("the config file was read again") {
+        assert_eq!(child.try_wait().unwrap(), None, "{}", said());
+        assert!(began.elapsed() < PATIENCE, "{}", said());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    kill_process(Pid::from_raw(child.id() as i32).unwrap(), Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success(), "{}", said());
 }
 
 /// A route that was made to hold its mail, which goes nowhere else by that, was taken over without a word of that mail.
