@@ -13,7 +13,7 @@ use crate::recovery::{Recovery, Stage};
 use crate::scan::{Scan, ScanOf, Step};
 use crate::seal::Seal;
 use crate::segment::FIRST_BATCH;
-use crate::segments::{ANY_USE, SegmentState};
+use crate::segments::{ANY_LIFE, ANY_USE, SegmentState};
 
 /// A life whose batches up to this one are acknowledged has sealed the ends before it: its seals are in its first batches.
 const SEALED_AFTER: u64 = 8;
@@ -182,8 +182,9 @@ impl<H: Host> Log<H> {
         // nor seals its end, and the next one looks again.
         let failed = segment.stuck || !recovery.unreadable.is_empty();
         if !recovery.unreadable.is_empty() {
-            // All of a use is of one life.
-            let boot = scan.last().or(recovery.firsts.get(&segment.number).copied()).map_or(ANY_USE, |position| position.0);
+            // All of a use is of one life. One that was met by its header alone, as what was written ahead is, may be of any.
+            let life = scan.last().or(recovery.firsts.get(&segment.number).copied()).map(|position| position.0);
+            let boot = life.unwrap_or(if segment.number > 0 { ANY_LIFE } else { ANY_USE });
             segment.unread_upto = segment.unread_upto.max(Some(boot));
         }
         segment.state = if is_blank && !failed { SegmentState::Blank } else { SegmentState::Full };

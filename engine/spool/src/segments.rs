@@ -67,6 +67,9 @@ pub(crate) struct Segment {
 /// A segment in doubt may be in whatever use, of whatever life.
 pub(crate) const ANY_USE: u64 = u64::MAX;
 
+/// In its place: the use is sure, and of which life it is is not.
+pub(crate) const ANY_LIFE: u64 = u64::MAX - 1;
+
 impl Segment {
     pub(crate) fn new(file: SegmentFile, bytes: u32, state: SegmentState) -> Self {
         Segment {
