@@ -192,18 +192,18 @@ fn refuse_without_room(config: &Config, shards: usize, segments: u32, free: u64)
 }
 
 fn prepare(config: &Config, segments: u32) -> Result<ExitCode, Failure> {
-    let shards = crate::topology::CorePlan::new(config).map_err(Failure::config)?.shards.len();
-    // A folder that is made yet lies where its nearest one above does; where nobody can tell, the disk itself will.
-    let stat = config.spool.path.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok());
-    if let Some(stat) = stat {
-        refuse_without_room(config, shards, segments, stat.f_bavail.saturating_mul(stat.f_frsize))?;
-    }
     match ask(&config.control.socket, &WireRequest::SpoolPrepare { segments }, |_| ()) {
         Ok(count) => {
             say(&format!("{count} more segments are being prepared; `ringpost stats` counts them"));
             Ok(ExitCode::from(EXIT_OK))
         }
         Err(ControlError::Unreachable { .. }) => {
+            let shards = crate::topology::CorePlan::new(config).map_err(Failure::config)?.shards.len();
+            // A folder that is made yet lies where its nearest one above does; where nobody can tell, the disk itself will.
+            let stat = config.spool.path.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok());
+            if let Some(stat) = stat {
+                refuse_without_room(config, shards, segments, stat.f_bavail.saturating_mul(stat.f_frsize))?;
+            }
             let path = &config.spool.path;
             let home = SpoolHome::open(path, random_u64(), config.spool.allow_unsafe_spool)
                 .map_err(|reason| Failure { message: reason.to_string(), code: EXIT_IO })?;
