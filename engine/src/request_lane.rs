@@ -111,7 +111,7 @@ mod tests {
     /// answer until their patience was over.
     #[test]
     fn no_request_is_left_behind_by_the_end_of_its_shard() {
-        for round in 0..20_000 {
+        for round in 0..4_000 {
             let (lane, receiver) = request_lane();
             let (barrier, asked) = (Arc::new(Barrier::new(2)), Arc::new(()));
             let ends = thread::spawn({
