@@ -191,12 +191,6 @@ fn is_over(shard: &Shard, key: MessageKey, filter: &Filter) -> bool {
     meant.peek().is_some() && meant.all(|recipient| !recipient.is_open())
 }
 
-/// Is something that is meant of a message still to be attempted?
-fn is_any_open(shard: &Shard, key: MessageKey, filter: &Filter) -> bool {
-    let queue = shard.queue.borrow();
-    queue.show(key).is_some_and(|view| view.recipients().any(|recipient| recipient.is_open() && recipient.matches(filter)))
-}
-
 /// A change with what has to be looked up once.
 enum Steering {
     Retry,
@@ -351,7 +345,6 @@ impl Steering {
                 return Applied::Unchanged;
             }
             (Some(Settled::Nothing), _) if is_over => return Applied::Failed,
-            (Some(Settled::Nothing), Self::Reroute(..)) if is_any_open(shard, key, filter) => return Applied::Unchanged,
             // An attempt runs to its end; what had failed before stays as it is.
             (Some(Settled::Nothing), Self::Bounce(_) | Self::Purge | Self::Reroute(..)) => return Applied::Absent,
             (Some(Settled::Nothing), Self::Hold | Self::Release | Self::Retry) => return Applied::Unchanged,
