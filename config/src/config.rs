@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::name::parse_domain;
+use crate::name::parse_mail_domain;
 use crate::section::{Document, Section};
 use crate::source::Source;
 use crate::{
@@ -78,7 +78,7 @@ impl Config {
     }
 
     fn read(mut root: Section<'_, '_>) -> Config {
-        let hostname = root.optional::<String>("hostname").and_then(|name| match parse_domain(&name) {
+        let hostname = root.optional::<String>("hostname").and_then(|name| match parse_mail_domain(&name) {
             Ok(name) => Some(name),
             Err(message) => {
                 root.refuse("hostname", message);
@@ -141,7 +141,8 @@ impl Config {
     #[must_use]
     pub fn taking_over(&self, new: &Config) -> Config {
         let Config { relay, domains, routes, smtp, queue, delivery, bounce, .. } = new.clone();
-        let smtp = Smtp { sessions_max: self.smtp.sessions_max, ..smtp };
+        let content_max = if self.may_take_content_max(new) { smtp.content_max } else { self.smtp.content_max };
+        let smtp = Smtp { sessions_max: self.smtp.sessions_max, content_max, ..smtp };
         let bounce = Bounce {
             enabled: self.bounce.enabled,
             reports_per_second: self.bounce.reports_per_second,
@@ -150,6 +151,13 @@ impl Config {
         };
         let delivery = Delivery { mode: self.delivery.mode, deliver: self.delivery.deliver, ..delivery };
         Config { relay, domains, routes, smtp, queue, delivery, bounce, ..self.clone() }
+    }
+
+    /// Does the new largest content go with what counts from the next start? What holds the content of open transactions is as large as it
+    /// was, and what a node may offer that does not deliver is less than what one may take that does.
+    #[must_use]
+    pub fn may_take_content_max(&self, new: &Config) -> bool {
+        new.smtp.content_max <= self.spool.open_max && new.delivery.deliver == self.delivery.deliver
     }
 
     /// May a running engine take `new` over? A file that was emptied or written by half is valid, and all mail would be held: where mail

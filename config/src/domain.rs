@@ -1,6 +1,6 @@
 //! `[[domain]]`: the domains mail is accepted for from everybody.
 
-use crate::name::{canonical, compare, parse_domain, parse_local_part};
+use crate::name::{canonical, compare, parse_local_part, parse_mail_domain};
 use crate::section::Section;
 
 /// `[[domain]]`: one domain of ours and its recipients.
@@ -38,7 +38,7 @@ impl Domain {
         if !section.has("name") {
             section.refuse("name", "is missing: write for instance name = \"example.org\"");
         }
-        let name = section.optional::<String>("name").and_then(|name| match parse_domain(&name) {
+        let name = section.optional::<String>("name").and_then(|name| match parse_mail_domain(&name) {
             Ok(name) => Some(name),
             Err(message) => {
                 section.refuse("name", message);

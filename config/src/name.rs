@@ -12,15 +12,31 @@ const LOCAL_PART_BYTES_MAX: usize = 64;
 
 /// A domain name in the form in which domains are compared: lower case, and A-labels where U-labels are written (RFC 5890, UTS 46).
 pub(crate) fn parse_domain(text: &str) -> Result<String, String> {
+    if !is_domain(text) {
+        return Err("is not a domain name, for instance \"example.org\"".to_owned());
+    }
+    let name = canonical(text).to_ascii_lowercase();
+    // Conversion may leave a label empty, or make it too long.
+    if name.is_ascii() && is_domain(&name) { Ok(name) } else { Err("has labels that no domain can have (UTS 46)".to_owned()) }
+}
+
+fn is_domain(text: &str) -> bool {
     let label_is_valid = |label: &str| {
         let chars_are_valid = label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_' || !c.is_ascii());
         !label.is_empty() && label.len() <= LABEL_BYTES_MAX && !label.starts_with('-') && !label.ends_with('-') && chars_are_valid
     };
-    if text.len() > DOMAIN_BYTES_MAX || !text.split('.').all(label_is_valid) {
-        return Err("is not a domain name, for instance \"example.org\"".to_owned());
+    text.len() <= DOMAIN_BYTES_MAX && text.split('.').all(label_is_valid)
+}
+
+/// A name that mail can be sent to, and that a greeting can have (RFC 5321 4.1.2): without `_`, which names of machines may have that are only
+/// looked up. In the form of [`parse_domain`].
+pub(crate) fn parse_mail_domain(text: &str) -> Result<String, String> {
+    let name = parse_domain(text)?;
+    if name.contains('_') {
+        Err("has a \"_\", which no name in a mail address or a greeting can have (RFC 5321)".to_owned())
+    } else {
+        Ok(name)
     }
-    let name = canonical(text).to_ascii_lowercase();
-    if name.is_ascii() { Ok(name) } else { Err("has labels that no domain can have (UTS 46)".to_owned()) }
 }
 
 /// U-labels as A-labels; what is ASCII, or no domain, as it is.
@@ -60,6 +76,18 @@ mod tests {
         let long = format!("{}.org", "a".repeat(64));
         for text in ["", ".", "a..b", "example.org.", "-a.org", "a b.org", "a@b", "[192.0.2.1]", "*.org", &long, &"a.".repeat(200)] {
             assert!(parse_domain(text).is_err(), "{text}");
+        }
+    }
+
+    /// The config was good, and the engine could not start: a greeting has a stricter grammar than a look-up.
+    #[test]
+    fn names_of_mail_have_no_underscores_and_no_labels_that_conversion_breaks() {
+        assert_eq!(parse_domain("mx_1.example.org"), Ok("mx_1.example.org".to_owned()));
+        assert!(parse_mail_domain("mx_1.example.org").is_err());
+        assert_eq!(parse_mail_domain("BÜCHER.example"), Ok("xn--bcher-kva.example".to_owned()));
+        // Of 58 octets, and of more than 63 as an A-label; and one that is nothing but a soft hyphen.
+        for text in ["äöüäöüäöüäöüäöüäöüäöüäöüäöüzz\u{4e00}\u{ac00}.example", "a.\u{ad}.example"] {
+            assert!(parse_domain(text).is_ok_and(|name| is_domain(&name)) || parse_domain(text).is_err(), "{text}");
         }
     }
 

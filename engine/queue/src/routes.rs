@@ -56,7 +56,9 @@ pub enum RouteError {
     #[error("route for {0:?} needs 1 to {HOSTS_MAX} hosts")]
     Hosts(String),
     /// More than 65,534 routes.
-    #[error("too many routes")]
+    #[error(
+        "too many routes: with those that earlier configs had since the start there are more than {ROUTES_MAX}; a restart forgets what is gone"
+    )]
     TooMany,
     /// So many tables have followed each other while connections beyond their limits had work to end: nothing was changed.
     #[error("connections of earlier limits have not ended yet; try again when they have")]
