@@ -33,6 +33,14 @@ pub enum ControlError {
         /// What the system said.
         reason: String,
     },
+    /// Whoever asks may not.
+    #[error("{path}: this user may not speak to the engine: {reason}; call it as root or as the user that `ringpost serve` runs as")]
+    NotAllowed {
+        /// The socket.
+        path: String,
+        /// What the system said.
+        reason: String,
+    },
     /// It listens and does not hear.
     #[error(
         "{path}: the engine has not heard the call within {seconds} s: its process is stopped (`kill -CONT`), hangs, or is of an earlier version, \
@@ -75,7 +83,14 @@ pub enum ControlError {
 pub fn ask(socket: &Path, request: &WireRequest, mut each: impl FnMut(&str)) -> Result<u64, ControlError> {
     let mut line = request.line().map_err(ControlError::TooLong)?;
     line.push('\n');
-    let unreachable = |reason: io::Error| ControlError::Unreachable { path: socket.display().to_string(), reason: reason.to_string() };
+    let unreachable = |error: io::Error| {
+        let (path, reason) = (socket.display().to_string(), error.to_string());
+        if error.kind() == ErrorKind::PermissionDenied {
+            ControlError::NotAllowed { path, reason }
+        } else {
+            ControlError::Unreachable { path, reason }
+        }
+    };
     let broken = |reason: io::Error| ControlError::BrokenOff(reason.to_string());
     let path = socket.display().to_string();
     let unheard = || ControlError::Unheard { path: path.clone(), seconds: HEARD_TIMEOUT.as_secs() };
