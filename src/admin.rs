@@ -24,19 +24,13 @@ use axum::{
     routing::{get, post},
 };
 use ringpost_cluster::work_queue::QueueStats;
-use ringpost_engine::{
-    control::{Answer, Command},
-    request_lane::RequestLane,
-};
-use tokio::{
-    net::TcpListener,
-    sync::oneshot,
-    time::{Instant, timeout},
-};
+use ringpost_engine::request_lane::RequestLane;
+use tokio::net::TcpListener;
 
 use crate::{
     admin_connections::{Bounded, Place},
     cluster::ClusterNode,
+    shard_call::counters,
 };
 
 /// A shard answers within this, or is said to hang.
@@ -128,33 +122,14 @@ async fn guard(State(admin): State<Admin>, ConnectInfo(place): ConnectInfo<Place
     }
 }
 
-/// Each shard's counters; None for one that does not answer.
-async fn shard_stats(shards: &[Arc<RequestLane>]) -> Vec<Option<Vec<(&'static str, u64)>>> {
-    let asked: Vec<_> = shards
-        .iter()
-        .map(|shard| {
-            let (sender, receiver) = oneshot::channel();
-            shard.send(Command::Stats, Box::new(move |answer| drop(sender.send(answer)))).ok().map(|()| receiver)
-        })
-        .collect();
-    let deadline = Instant::now() + SHARD_ANSWER_MAX;
-    let mut stats = Vec::with_capacity(asked.len());
-    for receiver in asked {
-        let left = deadline.saturating_duration_since(Instant::now());
-        stats.push(match receiver {
-            None => None,
-            Some(receiver) => match timeout(left, receiver).await {
-                Ok(Ok(Answer::Stats(counters))) => Some(counters),
-                _ => None,
-            },
-        });
-    }
-    stats
-}
-
 async fn health(State(admin): State<Admin>) -> Response {
-    let hung: Vec<usize> =
-        shard_stats(&admin.shards).await.iter().enumerate().filter(|(_, stats)| stats.is_none()).map(|(shard, _)| shard).collect();
+    let hung: Vec<usize> = counters(&admin.shards, SHARD_ANSWER_MAX)
+        .await
+        .iter()
+        .enumerate()
+        .filter(|(_, stats)| stats.is_none())
+        .map(|(shard, _)| shard)
+        .collect();
     let status = if hung.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let word = if hung.is_empty() { "ok" } else { "hanging" };
     (status, Json(serde_json::json!({ "status": word, "shards": admin.shards.len(), "hanging_shards": hung }))).into_response()
@@ -162,7 +137,7 @@ async fn health(State(admin): State<Admin>) -> Response {
 
 async fn ready(State(admin): State<Admin>) -> Response {
     let runs = admin.is_ready.load(Ordering::Acquire);
-    let lacks_disk = runs && all_keep_reserve(&shard_stats(&admin.shards).await);
+    let lacks_disk = runs && all_keep_reserve(&counters(&admin.shards, SHARD_ANSWER_MAX).await);
     let is_ready = runs && !lacks_disk;
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut answer = serde_json::json!({ "ready": is_ready });
@@ -192,7 +167,7 @@ fn all_keep_reserve(stats: &[Option<Vec<(&'static str, u64)>>]) -> bool {
 
 async fn metrics(State(admin): State<Admin>) -> Response {
     let mut families: BTreeMap<&'static str, Vec<(usize, u64)>> = BTreeMap::new();
-    for (shard, stats) in shard_stats(&admin.shards).await.into_iter().enumerate() {
+    for (shard, stats) in counters(&admin.shards, SHARD_ANSWER_MAX).await.into_iter().enumerate() {
         for (name, value) in stats.into_iter().flatten() {
             families.entry(name).or_default().push((shard, value));
         }
@@ -273,7 +248,7 @@ async fn cluster_nodes(State(admin): State<Admin>) -> Response {
 /// Of the cluster's queue, items; of a node without a cluster its own, recipients. What does not answer (partitions, shards) is named in it.
 async fn queue_stats(State(admin): State<Admin>) -> Response {
     let Some(cluster) = &admin.cluster else {
-        let shards = shard_stats(&admin.shards).await;
+        let shards = counters(&admin.shards, SHARD_ANSWER_MAX).await;
         let sum = |name: &str| shards.iter().flatten().flatten().filter(|(of, _)| *of == name).map(|(_, count)| count).sum::<u64>();
         let processing = sum("queue_attempting");
         let pending = sum("queue_waiting") + sum("queue_ready");
@@ -310,6 +285,7 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpStream,
+        time::timeout,
     };
 
     use super::*;

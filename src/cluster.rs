@@ -27,17 +27,14 @@ use ringpost_cluster::{
     work_queue::{OUTCOME_KEPT, QueueBounds, QueueError, WorkQueue},
 };
 use ringpost_config::{Cluster as Settings, ClusterRole, Config, DeliveryMode, EXPIRY_MAX};
-use ringpost_engine::{
-    control::{Answer, Command},
-    request_lane::RequestLane,
-};
-use tokio::{sync::oneshot, time::timeout};
+use ringpost_engine::request_lane::RequestLane;
 use tracing::warn;
 
 use crate::{
     chores::{Deaths, Walks, tidy},
     handover::{Place, TAKES_MAIL},
     reloader::Reloader,
+    shard_call::counters,
 };
 
 /// The queue that mail is offered in.
@@ -180,12 +177,6 @@ pub fn cluster_folder(config: &Config) -> PathBuf {
     config.spool.path.join("cluster")
 }
 
-/// The config of the file at `path` with a pushed one over it.
-pub fn overlay(path: &Path, pushed: &str) -> Result<Config, String> {
-    let own = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    Config::overlay(&own, path, pushed)
-}
-
 /// Where the cluster's queue is by this config; `None`: in no cluster, or its URL, which the start says, is none.
 pub fn queue_place(config: &Config) -> Option<Place> {
     let settings = &config.cluster;
@@ -320,26 +311,15 @@ const SESSIONS_OF_FULL_LOAD: u32 = 10_000;
 
 impl Surroundings for LocalNode {
     fn observe(&self) -> Boxed<LocalState> {
-        let answers: Vec<_> = self
-            .shards
-            .iter()
-            .map(|shard| {
-                let (sender, receiver) = oneshot::channel();
-                let sent = shard.send(Command::Stats, Box::new(move |answer| drop(sender.send(answer))));
-                sent.map(|()| receiver)
-            })
-            .collect();
+        let shards = self.shards.clone();
         let progress = self.progress.clone();
         let sessions_max = self.sessions_max.unwrap_or(SESSIONS_OF_FULL_LOAD);
         let (spool_failure, refused_before, queue) = (self.spool_failure.clone(), self.memory_refused.clone(), self.queue.clone());
         Box::pin(async move {
-            let deadline = tokio::time::Instant::now() + SHARD_ANSWER_MAX;
             let mut local = LocalState::default();
             let (mut keeps_reserve, mut memory_refused) = (false, 0);
-            for (shard, answer) in answers.into_iter().enumerate() {
-                let Ok(receiver) = answer else { continue };
-                let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-                let Ok(Ok(Answer::Stats(stats))) = timeout(left, receiver).await else { continue };
+            for (shard, stats) in counters(&shards, SHARD_ANSWER_MAX).await.into_iter().enumerate() {
+                let Some(stats) = stats else { continue };
                 progress.lock().expect("no panic happens under this lock").answered(shard, BootTime::now());
                 for (name, value) in stats {
                     match name {
@@ -434,7 +414,7 @@ mod tests {
             // Both have been silent since the machine was started.
             progress: Arc::new(Mutex::new(Progress::new(2, Duration::from_secs(30), BootTime::default()))),
             sessions_max: Some(10),
-            reloader: Arc::new(Reloader::new(config, String::new(), Arc::new(shards.clone()))),
+            reloader: Arc::new(Reloader::new(config, String::new(), String::new(), Arc::new(shards.clone()))),
             queue: WorkQueue::new(valkey.clone(), keyspace.clone(), MAIL_QUEUE, bounds, key, me).unwrap(),
             control: ControlPlane::new(valkey, keyspace),
             deaths: Arc::default(),
@@ -444,21 +424,28 @@ mod tests {
             memory_refused: Arc::default(),
             shards,
         };
-        let stats =
-            |request: ringpost_engine::control::Request| (request.answer)(Answer::Stats(vec![("sessions", 3), ("queue_messages", 7)]));
-        let observing = node.observe();
-        stats(receivers[0].take().expect("it is asked"));
-        let local = observing.await;
+        let stats = |request: ringpost_engine::control::Request| {
+            (request.answer)(ringpost_engine::control::Answer::Stats(vec![("sessions", 3), ("queue_messages", 7)]))
+        };
+        let (local, ()) = tokio::join!(node.observe(), async {
+            while receivers[0].take().map(stats).is_none() {
+                tokio::task::yield_now().await;
+            }
+        });
         assert_eq!((local.connections, local.queue_depth, local.progress), (3, 7, vec![1, 0]));
         assert!(local.stalled.unwrap().starts_with("shard 1 has not answered for "));
         // It goes on, and answers what it was asked before as well.
-        let observing = node.observe();
-        receivers.iter_mut().for_each(|receiver| {
-            while let Some(request) = receiver.take() {
-                stats(request)
+        let answering = async {
+            loop {
+                receivers.iter_mut().for_each(|receiver| while receiver.take().map(stats).is_some() {});
+                tokio::task::yield_now().await;
             }
-        });
-        assert_eq!(observing.await.stalled, None);
+        };
+        tokio::select! {
+            biased;
+            local = node.observe() => assert_eq!(local.stalled, None),
+            () = answering => {}
+        }
     }
 
     #[test]

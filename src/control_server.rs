@@ -18,7 +18,6 @@ use serde::Serialize;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
-    sync::oneshot,
     time::timeout,
 };
 use tracing::warn;
@@ -32,6 +31,7 @@ use crate::{
     pauser::Pauser,
     reloader::Reloader,
     resolver::DnsCounters,
+    shard_call::{ShardGone, answer_of},
 };
 
 /// Control connections at once; a further one is told so and closed.
@@ -43,6 +43,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// A shard answers within milliseconds, or when it has loaded the mail of earlier runs; one that does not is reported.
 const SHARD_TIMEOUT: Duration = Duration::from_secs(100);
 
+/// How often who waits for a change is told that it goes on; callers wait for two minutes without a word.
+const CHANGE_PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// How often who waits for a drain is told how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
@@ -189,19 +191,41 @@ async fn send_all(write: &mut (impl AsyncWriteExt + Unpin), values: &[impl Seria
 }
 
 pub(crate) async fn ask(shard: &RequestLane, command: Command) -> Result<Answer, Refusal> {
-    let (sender, receiver) = oneshot::channel();
-    let ended = match command {
-        Command::Change(_) => {
-            "a shard ended before this was done: what was changed last may not be on disk; repeat it after the next start"
-        }
-        _ => "a shard ended before it answered",
-    };
-    shard.send(command, Box::new(move |answer| drop(sender.send(answer)))).map_err(|refused| refused.to_string())?;
-    match timeout(SHARD_TIMEOUT, receiver).await {
-        Ok(Ok(Answer::Failed(reason))) => Err(reason),
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(_)) => Err(ended.to_owned()),
+    match timeout(SHARD_TIMEOUT, answer_of(shard, &command)).await {
+        Ok(answer) => told(answer),
         Err(_) => Err(format!("a shard has not answered within {} s", SHARD_TIMEOUT.as_secs())),
+    }
+}
+
+fn told(answer: Result<Answer, ShardGone>) -> Result<Answer, Refusal> {
+    match answer {
+        Ok(Answer::Failed(reason)) => Err(reason),
+        Ok(answer) => Ok(answer),
+        Err(gone) => Err(gone.to_string()),
+    }
+}
+
+/// A page of a change, for as long as it takes: what a shard was told to do it does, and to be told "failed" of what is done later, as once a
+/// large spool is loaded, would be no answer. `changed` before it is said again meanwhile, so that the caller knows that it is under way.
+async fn ask_for_change(
+    shard: &RequestLane,
+    order: ChangeOrder,
+    changed: u64,
+    write: &mut (impl AsyncWriteExt + Unpin),
+) -> Result<Answer, Refusal> {
+    let command = Command::Change(order);
+    let call = answer_of(shard, &command);
+    tokio::pin!(call);
+    loop {
+        match timeout(CHANGE_PROGRESS_EVERY, &mut call).await {
+            Ok(Err(ShardGone::Meanwhile)) => {
+                return Err("a shard ended before this was done: what was changed last may not be on disk; repeat it after the next start"
+                    .to_owned());
+            }
+            Ok(answer) => return told(answer),
+            // Who gave up waiting does not end what was begun: half of a change is nobody's wish.
+            Err(_) => drop(send(write, &Progress { changed }).await),
+        }
     }
 }
 
@@ -404,7 +428,8 @@ async fn change_all(order: &ChangeOrder, shards: &[Arc<RequestLane>], write: &mu
     for shard in shards {
         let mut after = None;
         loop {
-            let Answer::Changed(answer) = ask(shard, Command::Change(ChangeOrder { after, ..order.clone() })).await? else { break };
+            let page = ChangeOrder { after, ..order.clone() };
+            let Answer::Changed(answer) = ask_for_change(shard, page, changed, write).await? else { break };
             changed += answer.count;
             left.unchanged += answer.unchanged;
             left.taken += answer.taken;
@@ -422,7 +447,6 @@ async fn change_all(order: &ChangeOrder, shards: &[Arc<RequestLane>], write: &mu
             if after.is_none() {
                 break;
             }
-            // Who gave up waiting does not end what was begun: half of a change is nobody's wish.
             let _gone = send(write, &Progress { changed }).await;
         }
     }

@@ -24,14 +24,13 @@ use ringpost_cluster::{
 };
 use ringpost_engine::{
     control::{Answer, Command, HandOver, HandedOver, Which},
-    request_lane::{RequestLane, RequestRefused},
+    request_lane::RequestLane,
     settled_ids::SettledIds,
 };
 use ringpost_queue::QueueId;
 use tokio::{
-    sync::{Notify, Semaphore, mpsc, oneshot},
+    sync::{Notify, Semaphore, mpsc},
     task::JoinSet,
-    time::sleep,
 };
 use tracing::{info, warn};
 
@@ -56,6 +55,8 @@ use offer_mark::Offering;
 pub use offer_mark::{OfferMark, Place};
 use open_claims::OpenClaims;
 use settlements::SettledFile;
+
+use crate::shard_call::answer_of;
 
 /// Beyond the lease, for clocks and for what was under way.
 const GUARD: Duration = Duration::from_secs(1);
@@ -286,15 +287,7 @@ impl Driver {
     }
 
     async fn ask_for(&self, shard: usize, command: Command) -> Result<Answer, Ended> {
-        loop {
-            let (sender, receiver) = oneshot::channel();
-            match self.shards[shard].send(command.clone(), Box::new(move |answer| drop(sender.send(answer)))) {
-                Ok(()) => return receiver.await.map_err(|_| Ended),
-                // Operators' requests fill it for moments.
-                Err(RequestRefused::Full) => sleep(Duration::from_millis(5)).await,
-                Err(RequestRefused::Ended) => return Err(Ended),
-            }
-        }
+        answer_of(&self.shards[shard], &command).await.map_err(|_| Ended)
     }
 
     /// Takes in how a call went that always writes.

@@ -39,6 +39,7 @@ mod queue_filter;
 mod reloader;
 mod resolver;
 mod secret_advice;
+mod shard_call;
 mod socket;
 mod spool_cli;
 mod topology;
@@ -129,7 +130,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Drain { to_cluster: _, control, output } => Ok(drain_cli::drain(&socket_path(&control)?, output)),
         Command::Stats { control, output } => Ok(queue_cli::stats(&socket_path(&control)?, output)),
         Command::Dns { config, output, domain, sender } => {
-            dns_cli::dns(&with_pushed(read_config(&config)?)?, &domain, sender.as_deref(), output).map_err(Failure::config)
+            dns_cli::dns(&start_config(&config)?, &domain, sender.as_deref(), output).map_err(Failure::config)
         }
         Command::Cluster { control, call } => Ok(cluster_cli::cluster(&socket_path(&control)?, call)),
         Command::Completions { shell } => {
@@ -158,7 +159,7 @@ fn man(folder: Option<&Path>) -> Result<ExitCode, Failure> {
 fn serve(file: &ConfigFile) -> Result<ExitCode, Failure> {
     let ended = |error: node::NodeError| Failure { message: error.to_string(), code: error.exit_code() };
     let hearing = node::Hearing::start().map_err(ended)?;
-    let start = with_pushed(read_config(file)?)?;
+    let start = start_config(file)?;
     logging::start(&start.config.log);
     if let Some(reason) = &start.unfit {
         tracing::warn!(reason, "the config that was pushed to all nodes does not go with this file any more and is left out");
@@ -167,19 +168,20 @@ fn serve(file: &ConfigFile) -> Result<ExitCode, Failure> {
     node::serve(hearing, start, plan).map_err(ended)
 }
 
-/// With the config that was pushed to all nodes before the last stop, if there is one.
-fn with_pushed(config: Config) -> Result<StartConfig, Failure> {
-    let alone = |config| StartConfig { config: Arc::new(config), pushed: String::new(), unfit: None };
+/// The file, with the config that was pushed to all nodes before the last stop, if there is one.
+fn start_config(file: &ConfigFile) -> Result<StartConfig, Failure> {
+    let (config, own) = read_with_text(file)?;
+    let alone = |config, own| StartConfig { config: Arc::new(config), own, pushed: String::new(), unfit: None };
     if !config.cluster.enabled {
-        return Ok(alone(config));
+        return Ok(alone(config, own));
     }
     let pushed = ringpost_cluster::pushed_config::PushedConfig::open(&cluster::cluster_folder(&config)).map_err(Failure::config)?;
     Ok(match pushed.text() {
-        None => alone(config),
-        Some(text) => match cluster::overlay(config.path(), &text) {
-            Ok(whole) => StartConfig { config: Arc::new(whole), pushed: text, unfit: None },
+        None => alone(config, own),
+        Some(text) => match Config::overlay(&own, config.path(), &text) {
+            Ok(whole) => StartConfig { config: Arc::new(whole), own, pushed: text, unfit: None },
             // What ran yesterday may contradict a file that was edited since: say so, and carry mail by the file.
-            Err(reason) => StartConfig { unfit: Some(reason), ..alone(config) },
+            Err(reason) => StartConfig { unfit: Some(reason), ..alone(config, own) },
         },
     })
 }
@@ -217,9 +219,14 @@ fn mail_log_file(place: &LogPlace) -> Result<PathBuf, Failure> {
 
 /// The file named, else the first of the usual places, else the defaults.
 fn read_config(file: &ConfigFile) -> Result<Config, Failure> {
-    let Some((path, bytes)) = read_config_file(file)? else { return Ok(Config::default()) };
+    read_with_text(file).map(|(config, _)| config)
+}
+
+/// With the text that it was read from; empty: there is no file.
+fn read_with_text(file: &ConfigFile) -> Result<(Config, String), Failure> {
+    let Some((path, bytes)) = read_config_file(file)? else { return Ok((Config::default(), String::new())) };
     let text = Config::text(bytes, &path).map_err(Failure::config)?;
-    Config::parse(&text, &path).map_err(Failure::config)
+    Ok((Config::parse(&text, &path).map_err(Failure::config)?, text))
 }
 
 /// What is in it; `None`: there is none, and the defaults hold.

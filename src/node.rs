@@ -24,6 +24,7 @@ use ringpost_engine::{
     spool_home::SpoolHome,
 };
 use ringpost_queue::Pauses;
+use ringpost_smtp::address::is_domain;
 use tokio::{
     net::UnixListener,
     runtime::Runtime,
@@ -121,17 +122,18 @@ impl NodeError {
     }
 }
 
-/// The machine's name, for want of `hostname` in the config.
+/// The machine's name, for want of `hostname` in the config; "localhost" where it has one that no greeting can have (RFC 5321 4.1.2).
 pub fn machine_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.');
-    if is_name { name } else { "localhost".to_owned() }
+    if is_domain(name.as_bytes()) { name } else { "localhost".to_owned() }
 }
 
 /// What the node starts with.
 pub struct StartConfig {
     /// The whole: the node's own file, with what was pushed to all nodes over it.
     pub config: Arc<Config>,
+    /// The text of the node's own file, as the config was read from it; empty: there is none.
+    pub own: String,
     /// What was pushed; empty: nothing.
     pub pushed: String,
     /// Why what was pushed is left out, if it is.
@@ -173,7 +175,10 @@ pub fn serve(Hearing { runtime, hangup }: Hearing, start: StartConfig, plan: Cor
     if let Err(reason) = plan.pin_coordinator() {
         warn!(%reason, core = plan.coordinator, "the coordinator is not pinned");
     }
-    Ok(runtime.block_on(node.run(hangup)))
+    let code = runtime.block_on(node.run(hangup));
+    // The system's resolver may hold one of its threads for a minute, as when Valkey's name is looked up: nothing of it is wanted any more.
+    runtime.shutdown_background();
+    Ok(code)
 }
 
 /// A panic ends the process at once: a half-dead shard would keep mail from others, and nothing more is written.
@@ -199,6 +204,7 @@ struct Node {
     control_path: PathBuf,
     on_disk_failure: OnDiskFailure,
     config: Arc<Config>,
+    own: String,
     pushed: String,
     unfit: Option<String>,
     hostname: String,
@@ -213,7 +219,7 @@ struct Node {
 
 impl Node {
     fn start(start: StartConfig, plan: &CorePlan) -> Result<Node, NodeError> {
-        let StartConfig { config, pushed, unfit } = start;
+        let StartConfig { config, own, pushed, unfit } = start;
         let config = &config;
         let home = SpoolHome::open(&config.spool.path, random_u64(), config.spool.allow_unsafe_spool)?;
         let home = Arc::new(home);
@@ -298,6 +304,7 @@ impl Node {
             control_path: config.control.socket.clone(),
             on_disk_failure: config.spool.on_disk_failure,
             config: config.clone(),
+            own,
             pushed,
             unfit,
             hostname,
@@ -334,7 +341,8 @@ impl Node {
             return ExitCode::from(EXIT_IO);
         };
         let lanes = Arc::new(self.shards.clone());
-        let reloader = Arc::new(Reloader::new(self.config.clone(), std::mem::take(&mut self.pushed), lanes.clone()));
+        let reloader =
+            Arc::new(Reloader::new(self.config.clone(), std::mem::take(&mut self.own), std::mem::take(&mut self.pushed), lanes.clone()));
         let spool_failure: Arc<OnceLock<String>> = Arc::default();
         let joined = ClusterNode::start(
             &self.config,

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tracing::info;
 
-use crate::{control_server::ask, reloader::ask_each};
+use crate::{control_server::ask, shard_call::ask_each};
 
 /// Longest name: a destination's is a pattern of the config or a domain.
 pub const PAUSED_NAME_BYTES_MAX: usize = 255;

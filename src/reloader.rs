@@ -12,21 +12,20 @@ use std::{
 use ringpost_config::{Config, ConfigError, Difference};
 use ringpost_engine::{
     control::{Answer, Command},
-    request_lane::{RequestLane, RequestRefused},
+    request_lane::RequestLane,
 };
 use serde::{Deserialize, Serialize};
-use tokio::{
-    sync::oneshot,
-    task::JoinHandle,
-    time::{sleep, timeout},
-};
+use tokio::{sync::MutexGuard as Turn, task::JoinError, time::timeout};
 use tracing::{error, info, warn};
+
+use crate::shard_call::{ShardGone, answer_of, ask_all};
 
 /// Queued mail has followed its routes within this, or goes on following while the caller is answered: a shard that loads the mail of
 /// earlier runs does that first.
 const FOLLOW_MAX: Duration = Duration::from_secs(100);
-/// A full lane to a shard is tried again after this.
-const LANE_RETRY: Duration = Duration::from_millis(5);
+
+/// What is taken over where it goes with settings that count from the next start ([`Config::may_take_content_max`]).
+const CONTENT_MAX: &str = "smtp.content_max";
 
 /// What a reload did.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -84,11 +83,10 @@ impl Whole {
 }
 
 impl Reloader {
-    /// `config` is what is in force, `pushed` what of it was pushed to all nodes (empty: nothing). The file it came from, if any, is read
-    /// now to know later what has changed.
-    pub fn new(config: Arc<Config>, pushed: String, shards: Arc<Vec<Arc<RequestLane>>>) -> Self {
+    /// `config` is what is in force, `own` the text of the node's own file that it was read from (empty: there is none), `pushed` what of it
+    /// was pushed to all nodes (empty: nothing). The file may have been edited since.
+    pub fn new(config: Arc<Config>, own: String, pushed: String, shards: Arc<Vec<Arc<RequestLane>>>) -> Self {
         let path = config.path().to_owned();
-        let own = std::fs::read_to_string(&path).unwrap_or_default();
         let started = own.clone();
         let in_force = Mutex::new(InForce { own, pushed, config });
         Reloader { path, started, in_force, turn: tokio::sync::Mutex::new(()), shards, when_reloaded: Mutex::default() }
@@ -105,8 +103,7 @@ impl Reloader {
 
     /// Takes the file's settings over, or says why nothing was changed. What was pushed stays over them.
     pub async fn reload(&self) -> Result<Reloaded, String> {
-        let _turn = self.turn.lock().await;
-        let result = self.reload_file().await;
+        let result = self.reload_file(self.turn.lock().await).await;
         match &result {
             Ok(Reloaded { reloaded, restart, moved, held, is_moving }) => {
                 info!(?reloaded, moved, held, is_moving, "the config file was read again");
@@ -122,7 +119,8 @@ impl Reloader {
         result
     }
 
-    async fn reload_file(&self) -> Result<Reloaded, String> {
+    /// The turn ends once the file is in force: whoever comes next need not wait until queued mail has followed.
+    async fn reload_file(&self, turn: Turn<'_, ()>) -> Result<Reloaded, String> {
         if self.path.as_os_str().is_empty() {
             return Err("there is no config file: the engine runs with the defaults".to_owned());
         }
@@ -143,14 +141,21 @@ impl Reloader {
             let whole = Whole::new(earlier, &self.path, &pushed).map(|whole| whole.text).unwrap_or_default();
             Difference::between(&whole, &new.text)
         };
-        let (Difference { reloaded, .. }, Difference { restart, .. }) = (changes_since(&old), changes_since(&self.started));
+        let (Difference { mut reloaded, .. }, Difference { mut restart, .. }) = (changes_since(&old), changes_since(&self.started));
         let config = Arc::new(running.taking_over(&new.config));
+        if config.smtp.content_max != new.config.smtp.content_max {
+            reloaded.retain(|key| key != CONTENT_MAX);
+            if !restart.iter().any(|key| key == CONTENT_MAX) {
+                restart.push(CONTENT_MAX.to_owned());
+            }
+        }
         self.swap(&config, &running).await?;
         self.warn_of(&config, &running);
         {
             let mut in_force = self.in_force();
             (in_force.own, in_force.config) = (own, config);
         }
+        drop(turn);
         let followed = timeout(FOLLOW_MAX, self.follow_routes()).await;
         let is_moving = followed.is_err();
         let (moved, held) = followed.unwrap_or_default();
@@ -201,6 +206,9 @@ impl Reloader {
         let config = Arc::new(running.taking_over(&new));
         self.swap(&config, &running).await?;
         self.warn_of(&config, &running);
+        if config.smtp.content_max != new.smtp.content_max {
+            warn!(restart = ?[CONTENT_MAX], "these settings changed and count from the next start");
+        }
         {
             let mut in_force = self.in_force();
             (in_force.pushed, in_force.config) = (pushed, config);
@@ -214,15 +222,14 @@ impl Reloader {
     async fn swap(&self, config: &Arc<Config>, running: &Arc<Config>) -> Result<(), String> {
         let (mut taken, mut refused) = (Vec::new(), None);
         for (shard, asked) in self.shards.iter().zip(ask_all(&self.shards, &Command::Reload(config.clone()))) {
-            match asked.await {
-                Ok(Ok(Answer::Failed(reason)) | Err(reason)) => refused = Some(reason),
-                Ok(Ok(_)) => taken.push(shard.clone()),
-                Err(reason) => refused = Some(reason.to_string()),
+            match failure_of(asked.await) {
+                Some(reason) => refused = Some(reason),
+                None => taken.push(shard.clone()),
             }
         }
         if refused.is_some() {
             for asked in ask_all(&taken, &Command::Reload(running.clone())) {
-                if let Ok(Ok(Answer::Failed(reason)) | Err(reason)) = asked.await {
+                if let Some(reason) = failure_of(asked.await) {
                     error!(reason, "a shard could not go back to the settings before: it runs with others than the rest");
                 }
             }
@@ -243,8 +250,11 @@ impl Reloader {
             for answer in asked {
                 match answer.await {
                     Ok(Ok(Answer::Followed { moved, held })) => all = (all.0 + moved, all.1 + held),
-                    Ok(Ok(Answer::Failed(reason)) | Err(reason)) => warn!(reason, "queued mail does not follow the new routes"),
-                    Ok(Ok(_)) | Err(_) => {}
+                    other => {
+                        if let Some(reason) = failure_of(other) {
+                            warn!(reason, "queued mail does not follow the new routes");
+                        }
+                    }
                 }
             }
             all
@@ -252,26 +262,14 @@ impl Reloader {
     }
 }
 
-/// Asks shards at once. Each is asked whether or not its answer is waited for.
-fn ask_all(shards: &[Arc<RequestLane>], command: &Command) -> Vec<JoinHandle<Result<Answer, String>>> {
-    let ask = |shard: &Arc<RequestLane>| {
-        let (shard, command) = (shard.clone(), command.clone());
-        tokio::spawn(async move { answer_of(&shard, &command).await })
-    };
-    shards.iter().map(ask).collect()
-}
-
-/// The same, and waits for all of them: the first refusal.
-pub async fn ask_each(shards: &[Arc<RequestLane>], command: &Command) -> Result<(), String> {
-    let mut refused = Ok(());
-    for answer in ask_all(shards, command) {
-        if let Ok(Answer::Failed(reason)) | Err(reason) = answer.await.map_err(|reason| reason.to_string())?
-            && refused.is_ok()
-        {
-            refused = Err(reason);
-        }
+/// Why a shard did not do what it was asked for, if so.
+fn failure_of(answer: Result<Result<Answer, ShardGone>, JoinError>) -> Option<String> {
+    match answer {
+        Ok(Ok(Answer::Failed(reason))) => Some(reason),
+        Ok(Ok(_)) => None,
+        Ok(Err(gone)) => Some(gone.to_string()),
+        Err(reason) => Some(reason.to_string()),
     }
-    refused
 }
 
 /// After a reload: lets the shards grow into their parts of new limits once all have come down to them, so that a destination never sees
@@ -284,19 +282,6 @@ async fn settle_limits(shards: Arc<Vec<Arc<RequestLane>>>) {
     }
     for (shard, change) in shards.iter().zip(changes) {
         let _ = answer_of(shard, &Command::SettleLimits(change)).await;
-    }
-}
-
-/// However long it takes. A lane that is full for a moment must not leave one shard with other settings than the rest.
-async fn answer_of(shard: &RequestLane, command: &Command) -> Result<Answer, String> {
-    loop {
-        let (sender, receiver) = oneshot::channel();
-        match shard.send(command.clone(), Box::new(move |answer| drop(sender.send(answer)))) {
-            Ok(()) => return receiver.await.map_err(|_| "a shard has ended".to_owned()),
-            // Operators' requests fill it for moments.
-            Err(RequestRefused::Full) => sleep(LANE_RETRY).await,
-            Err(refused @ RequestRefused::Ended) => return Err(refused.to_string()),
-        }
     }
 }
 
@@ -320,7 +305,7 @@ mod tests {
         std::fs::write(&path, BEFORE).unwrap();
         let config = Arc::new(Config::parse(BEFORE, &path).unwrap());
         let (lanes, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| request_lane()).map(|(lane, end)| (Arc::new(lane), end)).unzip();
-        let reloader = Arc::new(Reloader::new(config, String::new(), Arc::new(lanes)));
+        let reloader = Arc::new(Reloader::new(config, BEFORE.to_owned(), String::new(), Arc::new(lanes)));
         std::fs::write(&path, AFTER).unwrap();
         (folder, reloader, receivers)
     }
@@ -387,6 +372,44 @@ mod tests {
         assert!(reloader.check("[delivery]\nmode = \"local\"\n").unwrap_err().starts_with("delivery.mode belongs to one node"));
         reloader.check(PUSHED).unwrap();
         reloader.check("[log]\nlevel = \"info\"\n").unwrap();
+    }
+
+    /// EHLO announced a size that nothing on the node could hold, and each message above the old one was read whole and put off.
+    #[tokio::test]
+    async fn a_size_that_does_not_go_with_what_needs_a_restart_waits_for_it() {
+        let sized = |size: &str| format!("[spool]\nopen_max = \"{size}\"\n[smtp]\ncontent_max = \"{size}\"\n{BEFORE}");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ringpost.toml");
+        let before = sized("1 MiB");
+        std::fs::write(&path, sized("2 MiB")).unwrap();
+        let (lane, mut shard) = request_lane();
+        let config = Arc::new(Config::parse(&before, &path).unwrap());
+        let reloader = Arc::new(Reloader::new(config.clone(), before, String::new(), Arc::new(vec![Arc::new(lane)])));
+        let reload = tokio::spawn({
+            let reloader = reloader.clone();
+            async move { reloader.reload().await }
+        });
+        let (taken, answer) = asked_to_reload(&mut shard).await;
+        assert_eq!((taken.smtp.content_max, taken.spool.open_max), (config.smtp.content_max, config.spool.open_max));
+        answer(Answer::Done);
+        let following = asked(&mut shard).await;
+        (following.answer)(Answer::Followed { moved: 0, held: 0 });
+        let done = reload.await.unwrap().unwrap();
+        assert_eq!(done.reloaded, Vec::<String>::new());
+        assert_eq!(done.restart, ["spool.open_max", CONTENT_MAX]);
+    }
+
+    /// A call that came while a shard still loaded a large spool was told that the engine hangs.
+    #[tokio::test]
+    async fn the_next_reload_does_not_wait_until_mail_has_followed() {
+        let (_folder, reloader, mut shards) = node(1);
+        for _ in 0..2 {
+            let reloader = reloader.clone();
+            tokio::spawn(async move { reloader.reload().await });
+            asked_to_reload(&mut shards[0]).await.1(Answer::Done);
+            // It has begun, and goes on while the next one comes.
+            assert!(matches!(asked(&mut shards[0]).await.command, Command::FollowRoutes));
+        }
     }
 
     #[tokio::test]
