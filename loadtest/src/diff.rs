@@ -4,6 +4,7 @@
 
 mod account;
 mod examples;
+mod queued_mail;
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -12,6 +13,8 @@ use std::{
 
 use clap::Args;
 use serde::Serialize;
+
+pub use queued_mail::QueuedMail;
 
 use self::account::{Account, Wrong};
 use crate::{
@@ -48,9 +51,11 @@ pub struct Difference {
     pub owed: u64,
     /// Deliveries of them, message by recipient, each counted once.
     pub delivered: u64,
-    /// Deliveries that are owed and did not come, not even damaged.
+    /// Deliveries that are owed and did not come, not even damaged, and that nobody is known to have.
     pub lost: u64,
-    /// Deliveries that are owed and only came damaged: with `delivered` and `lost` they are all that is owed.
+    /// Deliveries that are owed, did not come, and wait in the queue of the engine, which was asked for it; 0 where none was asked.
+    pub queued: u64,
+    /// Deliveries that are owed and only came damaged: with `delivered`, `queued` and `lost` they are all that is owed.
     pub damaged_only: u64,
     /// Deliveries beyond the first to the same recipient.
     pub duplicated: u64,
@@ -90,6 +95,9 @@ impl Difference {
             "accepted {} (owed {} deliveries), delivered {}: lost {}, duplicated {}, damaged {}, foreign {}, unacknowledged {}",
             self.accepted, self.owed, self.delivered, self.lost, self.duplicated, self.damaged, self.foreign, self.unacknowledged
         );
+        if self.queued > 0 {
+            text.push_str(&format!(", still queued {}", self.queued));
+        }
         if self.damaged_only > 0 {
             text.push_str(&format!(", of the owed {} only came damaged", self.damaged_only));
         }
@@ -129,7 +137,15 @@ impl DiffArguments {
 /// A file that cannot be read, a line that is not one of a ledger (a ledger whose last line is cut off proves nothing, and one that does not
 /// name recipients not enough; lines that earlier runs left cut off are counted), or an identity that was acknowledged twice.
 pub fn compare(accepted: &[&Path], delivered: &Path) -> Result<Difference, Failure> {
-    let mut account = Account::default();
+    compare_with_queue(accepted, delivered, QueuedMail::default())
+}
+
+/// The same where it is known what still waits at the engine: that is no loss.
+///
+/// # Errors
+/// As [`compare`].
+pub fn compare_with_queue(accepted: &[&Path], delivered: &Path, queued: QueuedMail) -> Result<Difference, Failure> {
+    let mut account = Account::new(queued);
     for path in accepted {
         read_lines(path, &mut account, Account::accepted)?;
     }
@@ -364,5 +380,21 @@ mod tests {
             assert!(error.contains("accepted:1: ") && error.contains(word), "{error}");
         }
         assert!(compare(&[&folder.path().join("nowhere")], &empty).is_err());
+    }
+
+    #[test]
+    fn what_the_engine_still_has_is_not_lost_unless_it_came() {
+        let folder = tempfile::tempdir().unwrap();
+        let (sent, received) = (folder.path().join("accepted"), folder.path().join("delivered"));
+        let mark = |number: u32| format!("0000000000000001-00000000000{number} 10 0000000000000001 5");
+        std::fs::write(&sent, format!("{} a@x,b@x Q1\n{} a@x Q2\n{} a@x -\n", mark(1), mark(2), mark(3))).unwrap();
+        std::fs::write(&received, format!("{} ok a@x\n", mark(1))).unwrap();
+        let waiting = r#"{"id":"Q1","recipients":[{"address":"a@x","state":"active"},{"address":"b@x","state":"deferred"}]}"#;
+        let queued = QueuedMail::read(waiting.as_bytes()).unwrap();
+        let result = compare_with_queue(&[&sent], &received, queued).unwrap();
+        assert_eq!((result.owed, result.delivered, result.queued, result.lost), (4, 1, 1, 2), "{result:?}");
+        assert!(result.text().contains("lost 2, ") && result.text().contains(", still queued 1"), "{}", result.text());
+        assert!(result.examples.contains(&"still queued: 0000000000000001-000000000001 to b@x".to_owned()), "{result:?}");
+        assert_eq!(compare(&[&sent], &received).unwrap().lost, 3);
     }
 }

@@ -1,6 +1,8 @@
 //! `ringpost-load run` from outside: how it ends.
 
 use std::{
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -163,4 +165,82 @@ fn the_result_of_a_shorter_run_has_the_schedule_that_ran() {
     for note in ["not the same seconds: 0.5 / 1.0", "not the same load.rate: 10..90/0.5 / 10..90/1"] {
         assert!(text(&compared).contains(note), "{}", text(&compared));
     }
+}
+
+/// Takes so many messages as a server does, over as many connections as they come. What `take` makes of a message's recipient is its queue id.
+fn take_mail(listener: &TcpListener, messages: usize, mut take: impl FnMut(&str) -> String) {
+    let mut taken = 0;
+    while taken < messages {
+        taken += serve(&listener.accept().unwrap().0, &mut take);
+    }
+}
+
+/// The messages of one connection.
+fn serve(stream: &TcpStream, take: &mut impl FnMut(&str) -> String) -> usize {
+    let reply = |mut stream: &TcpStream, text: &str| stream.write_all(format!("{text}\r\n").as_bytes());
+    let (mut taken, mut is_content, mut recipient) = (0, false, String::new());
+    let mut is_open = reply(stream, "220 server.test").is_ok();
+    for line in BufReader::new(stream).lines().map_while(Result::ok) {
+        let answer = match line.as_str() {
+            "." if is_content => {
+                is_content = false;
+                taken += 1;
+                format!("250 2.0.0 taken, id={}", take(&recipient))
+            }
+            _ if is_content => continue,
+            "DATA" => {
+                is_content = true;
+                "354 go on".to_owned()
+            }
+            "QUIT" => "221 bye".to_owned(),
+            line => {
+                if let Some(path) = line.strip_prefix("RCPT TO:<") {
+                    recipient = path.trim_end_matches('>').to_owned();
+                }
+                "250 well".to_owned()
+            }
+        };
+        is_open = is_open && reply(stream, &answer).is_ok() && line != "QUIT";
+        if !is_open {
+            break;
+        }
+    }
+    taken
+}
+
+/// What happened: what the engine still had in its queue, and said so, was lost by the account that stood beside that.
+#[test]
+fn mail_that_the_engine_still_has_is_queued_and_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let scenario = "name = \"wait\"\nabout = \"Waits.\"\nseconds = 60\n[load]\nmessages = 3\n[sink]\n[expect]\ndrain_s_max = 0.2\n";
+    std::fs::write(path("wait.toml"), scenario).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, path("config"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    // No engine: who answers is this test.
+    let script = format!(
+        "#!/bin/sh\ncase \"$1 $2\" in\n'queue ls') cat {0}/queue;;\n'serve -c') cat \"$3\" > {0}/config; trap 'exit 0' TERM; mkfifo {0}/end; read end < {0}/end;;\nesac\n",
+        path("")
+    );
+    std::fs::write(path("ringpost"), script).unwrap();
+    std::fs::set_permissions(path("ringpost"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args(["run", &path("wait.toml"), "--engine", &path("ringpost"), "--folder", &path(""), "--output", &path("results")]);
+    let run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let config: toml::Table = std::fs::read_to_string(path("config")).unwrap().parse().unwrap();
+    let listener = TcpListener::bind(config["listener"][0]["address"].as_str().unwrap()).unwrap();
+    let mut queue = String::new();
+    take_mail(&listener, 3, |recipient| {
+        let id = format!("Q{}", queue.len());
+        queue.push_str(&format!("{{\"id\":\"{id}\",\"recipients\":[{{\"address\":\"{recipient}\",\"state\":\"deferred\"}}]}}\n"));
+        std::fs::write(path("queue"), &queue).unwrap();
+        id
+    });
+    let output = run.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let result = RunResult::read(&folder.path().join("results/wait.json")).unwrap();
+    let difference = &result.settings["difference"];
+    let counts = ["owed", "delivered", "queued", "lost"].map(|name| difference[name].as_u64());
+    assert_eq!(counts, [Some(3), Some(0), Some(3), Some(0)], "{difference}");
+    let failures = result.failures.join("; ");
+    assert!(failures.contains("3 of 3 deliveries are still queued") && !failures.contains("lost"), "{failures}");
 }

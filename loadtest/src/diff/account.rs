@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::HashMap, rc::Rc};
 
 use super::{
-    Difference,
+    Difference, QueuedMail,
     examples::{Examples, Kind},
 };
 use crate::{checksum::Checksum, identity::MessageId, sink::verify::Damage};
@@ -55,6 +55,7 @@ struct Owed {
     to: Address,
     arrivals: u32,
     came_damaged: bool,
+    is_queued: bool,
 }
 
 #[derive(Debug)]
@@ -73,11 +74,17 @@ pub(super) struct Account {
     runs: HashMap<u64, Option<Address>>,
     /// Messages that nobody saw a 250 for, and whom they reached.
     unacknowledged: HashMap<MessageId, Vec<Address>>,
+    queued: QueuedMail,
     result: Difference,
     examples: Examples,
 }
 
 impl Account {
+    /// Empty accounts beside an engine that has `queued`.
+    pub(super) fn new(queued: QueuedMail) -> Account {
+        Account { queued, ..Account::default() }
+    }
+
     /// Enters a line of a source.
     pub(super) fn accepted(&mut self, words: &[&str]) -> Result<(), Wrong> {
         if let ["#", "run", run, sender @ ..] = words {
@@ -94,7 +101,7 @@ impl Account {
         if is_verdict(recipients) {
             return Err("it is one of a sink's: the source's ledger comes first");
         }
-        let [_queue_id] = behind else { return Err("not six parts") };
+        let [queue_id] = behind else { return Err("not six parts") };
         let id = MessageId::parse(id.as_bytes()).ok_or("no identity")?;
         let (length, checksum) = length_and_checksum(length, checksum)?;
         check_time(time)?;
@@ -109,7 +116,7 @@ impl Account {
             if owed.iter().any(|other| other.to == to) {
                 return Err("a recipient twice");
             }
-            owed.push(Owed { to, arrivals: 0, came_damaged: false });
+            owed.push(Owed { to, arrivals: 0, came_damaged: false, is_queued: self.queued.has(queue_id, recipient) });
         }
         self.result.accepted += 1;
         self.result.owed += owed.len() as u64;
@@ -212,13 +219,18 @@ impl Account {
         self.examples.add(Kind::CutOff, || format!("cut off: {place}, by the end of an earlier run; left out"));
     }
 
-    /// Closes the accounts: what did not come is lost, unless it came damaged, which has been counted.
+    /// Closes the accounts: what did not come is lost, unless it came damaged, which has been counted, or waits.
     pub(super) fn close(mut self) -> Difference {
         self.result.unacknowledged = self.unacknowledged.len() as u64;
         for (id, one) in &self.sent {
             for owed in one.owed.iter().filter(|owed| owed.arrivals == 0) {
                 if owed.came_damaged {
                     self.result.damaged_only += 1;
+                    continue;
+                }
+                if owed.is_queued {
+                    self.result.queued += 1;
+                    self.examples.add(Kind::Queued, || format!("still queued: {id} to {}", self.addresses.name(owed.to)));
                     continue;
                 }
                 self.result.lost += 1;

@@ -7,6 +7,7 @@ const EXAMPLES_MAX: usize = 10;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
     Lost,
+    Queued,
     Damaged,
     Duplicated,
     Foreign,
@@ -15,7 +16,7 @@ pub(super) enum Kind {
 
 /// Examples by kind: the first of each, and how many there are.
 #[derive(Debug, Default)]
-pub(super) struct Examples([(Vec<String>, u64); 5]);
+pub(super) struct Examples([(Vec<String>, u64); 6]);
 
 impl Examples {
     pub(super) fn add(&mut self, kind: Kind, text: impl FnOnce() -> String) {
@@ -27,7 +28,7 @@ impl Examples {
     }
 
     pub(super) fn lines(self) -> Vec<String> {
-        let names = ["lost", "damaged", "duplicated", "foreign", "cut off"];
+        let names = ["lost", "still queued", "damaged", "duplicated", "foreign", "cut off"];
         let of_kind = |(name, (mut texts, count)): (&str, (Vec<String>, u64))| {
             let more = count - texts.len() as u64;
             if more > 0 {

@@ -14,10 +14,13 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::leash::Leashed;
+use crate::{diff::QueuedMail, leash::Leashed};
 
 /// A start that has no banner after this long has failed.
 const START_MAX: Duration = Duration::from_secs(60);
+
+/// Messages of a queue that are read: a load that leaves more behind is not told of each.
+const QUEUED_MAX: u32 = 4_000_000;
 
 /// Pace of looking whether something has happened that no event tells of.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -227,6 +230,22 @@ impl EngineProcess {
     /// The counters of the running engine; `Null` where it has none to offer.
     pub fn stats(&self) -> serde_json::Value {
         self.ask(&["stats", "--json"]).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+    }
+
+    /// What waits in its queue.
+    ///
+    /// # Errors
+    /// It does not answer, or not as it should.
+    pub fn queued(&self) -> io::Result<QueuedMail> {
+        let mut asked = self.command(&["queue", "ls", "--json", "--limit", &QUEUED_MAX.to_string()]);
+        let mut asked = asked.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        // Where a line is none of it nobody reads on, and whoever writes sees that.
+        let read = QueuedMail::read(BufReader::new(asked.stdout.take().expect("it is piped")));
+        let status = asked.wait()?;
+        match read {
+            Ok(_) if !status.success() => Err(io::Error::other(format!("ringpost queue ls: {status}"))),
+            read => read,
+        }
     }
 
     /// Waits until nothing is queued. Fails after `limit` without any change in `progress`.

@@ -217,6 +217,9 @@ fn facts(body: &mut String, run: &RunResult) {
             of("damaged"),
             of("foreign")
         ));
+        if ledgers["queued"].as_u64().is_some_and(|queued| queued > 0) {
+            words.push(format!("{} deliveries were still queued at the server, and are not lost", of("queued")));
+        }
     }
     let seconds = |name: &str| run.settings[name].as_f64();
     if let (Some(ran), Some(planned)) = (seconds("seconds"), seconds("planned_s"))

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::{
     cli::{Failure, say},
-    diff::{Difference, compare},
+    diff::{Difference, QueuedMail, compare, compare_with_queue},
     engine::version_of,
     leash::Folder,
     live::{Beside, SourceRun, Viewer, add_end_to_end, run_source},
@@ -253,7 +253,7 @@ fn account(
     }
     let (began, patience) = (Instant::now(), Duration::from_secs_f64(scenario.expect.drain_s_max.clamp(0.1, 1e6)));
     let arrived = || sinks.iter().map(Sink::messages).sum();
-    let mut dead = None;
+    let (mut dead, mut queued) = (None, QueuedMail::default());
     let waited = match &under_test.engine {
         Some(engine) => {
             let mut engine = hold(engine);
@@ -266,6 +266,8 @@ fn account(
                 Err(error) => {
                     dead = death(&mut engine);
                     if dead.is_none() {
+                        // Of a queue that cannot be had nothing is known to wait.
+                        queued = engine.queued().unwrap_or_default();
                         deliveries.failures.push(error.to_string());
                     }
                     true
@@ -287,7 +289,7 @@ fn account(
             "what was accepted and what arrived is not compared: what did not come may be in the spool of the engine that is gone".into(),
         );
     } else if waited {
-        let difference = compare(&[accepted], delivered)?;
+        let difference = compare_with_queue(&[accepted], delivered, queued)?;
         deliveries.is_drained = if under_test.engine.is_some() { deliveries.drain_s.is_some() } else { difference.lost == 0 };
         if difference.lost > 0 && under_test.engine.is_none() {
             deliveries.failures.push(format!(
@@ -374,6 +376,9 @@ fn judge(scenario: &Scenario, ran: &SourceRun, deliveries: &Deliveries) -> Vec<S
                 difference.foreign,
                 difference.examples.join("; ")
             ));
+        }
+        if difference.queued > 0 {
+            failures.push(format!("{} of {} deliveries are still queued at the server", difference.queued, difference.owed));
         }
         if difference.duplicated as f64 > expect.duplicate_share_max * difference.owed as f64 {
             failures.push(format!("{} of {} deliveries came twice", difference.duplicated, difference.owed));
