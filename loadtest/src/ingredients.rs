@@ -9,7 +9,7 @@ use crate::{
     content::ContentKind,
     input_file::{self, MESSAGE_BYTES_MAX},
     sizes::Sizes,
-    template::{Template, read_corpus},
+    template::{Template, check_field, read_corpus},
 };
 
 /// The text of messages that have further header fields or attachments and no template.
@@ -33,11 +33,14 @@ pub struct Ingredients<'a> {
 }
 
 impl Ingredients<'_> {
-    /// Are there no two that exclude each other?
+    /// Are there no two that exclude each other, and no empty names?
     ///
     /// # Errors
     /// A sentence that names them.
     pub fn check(&self) -> Result<(), String> {
+        if let Some((key, _)) = self.places().find(|(_, path)| path.as_os_str().is_empty()) {
+            return Err(format!("{key} = \"\": it names no file; name one, or leave it out"));
+        }
         let added = !self.header.is_empty() || !self.attach.is_empty();
         match [self.corpus.is_some(), self.template.is_some(), added].into_iter().filter(|&is_there| is_there).count() {
             0 | 1 => Ok(()),
@@ -45,16 +48,31 @@ impl Ingredients<'_> {
         }
     }
 
-    /// Are the files and the folder there?
+    /// Files and folders by key.
+    fn places(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+        let (corpus, template) = (self.corpus.into_iter(), self.template.into_iter());
+        let attach = self.attach.iter().map(|path| ("attach", path));
+        corpus.map(|path| ("corpus", path)).chain(template.map(|path| ("template", path))).chain(attach)
+    }
+
+    /// Can what is in header, files and folder be sent? All of it is read, and nothing kept.
     ///
     /// # Errors
-    /// Key and value as a scenario has them, the path that was tried, and what the system says.
-    pub fn check_places(&self) -> Result<(), String> {
-        let files = self.template.into_iter().map(|path| ("template", path)).chain(self.attach.iter().map(|path| ("attach", path)));
-        let files = files.map(|(key, path)| (key, path, input_file::open(&self.folder.join(path)).map(drop)));
-        let folder = self.corpus.map(|path| ("corpus", path, fs::read_dir(self.folder.join(path)).map(drop)));
-        for (key, path, found) in files.chain(folder) {
-            found.map_err(|error| format!("{key} = {path:?}: {}: {error}", self.folder.join(path).display()))?;
+    /// Key and value as a scenario has them, the path that was tried, and what is wrong with what is there.
+    pub fn check_content(&self) -> Result<(), String> {
+        self.header.iter().try_for_each(|field| check_field(field)).map_err(|error| format!("header = {error}"))?;
+        for (key, path) in self.places() {
+            let place = self.folder.join(path);
+            let wrong = |error: &dyn std::fmt::Display| format!("{key} = {path:?}: {}: {error}", place.display());
+            if key == "corpus" {
+                fs::read_dir(&place).map_err(|error| wrong(&error))?;
+                read_corpus(&place).map_err(|error| format!("{key} = {path:?}: {error}"))?;
+                continue;
+            }
+            let text = input_file::read(&place, MESSAGE_BYTES_MAX).map_err(|error| wrong(&error))?;
+            if key == "template" {
+                Template::parse(&text).map_err(|error| wrong(&error))?;
+            }
         }
         Ok(())
     }

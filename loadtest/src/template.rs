@@ -206,7 +206,10 @@ fn read_corpus_of(folder: &Path, bytes_max: u64) -> Result<Vec<Item>, String> {
         }
     }
     if paths.is_empty() {
-        return Err(format!("the corpus {} has no file whose name ends in .eml", folder.display()));
+        return Err(format!(
+            "the corpus {} has no file whose name ends in .eml: put messages there, or name another folder",
+            folder.display()
+        ));
     }
     paths.sort();
     let mut left = bytes_max;

@@ -208,6 +208,37 @@ fn serve(stream: &TcpStream, take: &mut impl FnMut(&str) -> String) -> usize {
     taken
 }
 
+/// What happened: the first scenario that could not be run took the report of all before it with it.
+#[test]
+fn a_scenario_that_cannot_be_run_leaves_the_report_of_those_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let write = |name: &str, more: &str| {
+        let text = format!("name = \"{name}\"\nabout = \"Short.\"\nseconds = 60\n[load]\nmessages = 1\n{more}");
+        std::fs::write(path(&format!("{name}.toml")), text).unwrap();
+        path(&format!("{name}.toml"))
+    };
+    std::fs::create_dir(path("mail")).unwrap();
+    std::fs::write(path("mail/one.eml"), "Subject: x\r\n\r\n").unwrap();
+    let scenarios = [write("first", ""), write("second", "corpus = \"mail\"\n"), write("third", "")];
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.arg("run").args(scenarios).args(["--to", &listener.local_addr().unwrap().to_string()]);
+    command.args(["--output", &path("results"), "--folder", &path("")]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let run = command.spawn().unwrap();
+    // When the first scenario sends, all of them have been looked at.
+    take_mail(&listener, 1, |_| {
+        std::fs::remove_file(path("mail/one.eml")).unwrap();
+        "Q1".to_owned()
+    });
+    let output = run.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(65), "{}", text(&output));
+    assert!(text(&output).contains("\nnot run: second, third") && text(&output).contains("/mail has no file"), "{}", text(&output));
+    for file in ["first.json", "suite.json", "report.html"] {
+        assert!(folder.path().join("results").join(file).exists(), "{file}");
+    }
+}
+
 /// What happened: what the engine still had in its queue, and said so, was lost by the account that stood beside that.
 #[test]
 fn mail_that_the_engine_still_has_is_queued_and_not_lost() {
@@ -243,4 +274,57 @@ fn mail_that_the_engine_still_has_is_queued_and_not_lost() {
     assert_eq!(counts, [Some(3), Some(0), Some(3), Some(0)], "{difference}");
     let failures = result.failures.join("; ");
     assert!(failures.contains("3 of 3 deliveries are still queued") && !failures.contains("lost"), "{failures}");
+}
+
+/// What happened: an empty corpus was found when the scenarios before it had run, and which key it was of was not said.
+#[test]
+fn what_no_scenario_can_use_is_found_before_the_first_one_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let sink = Sink::start(SinkOptions::new(([127, 0, 0, 1], 0).into(), pinning::cores().unwrap()[0])).unwrap();
+    std::fs::create_dir(path("empty")).unwrap();
+    std::fs::write(path("t.eml"), "Subject: {{who}}\r\n\r\n").unwrap();
+    let write = |name: &str, load: &str| {
+        let text = format!("name = \"{name}\"\nabout = \"Sends.\"\nseconds = 60\n[load]\nmessages = 1\n{load}\n");
+        std::fs::write(path(&format!("{name}.toml")), text).unwrap();
+    };
+    write("first", "");
+    for (load, told) in [
+        ("corpus = \"empty\"", "[load] corpus = \"empty\": "),
+        ("template = \"t.eml\"", "[load] template = \"t.eml\": "),
+        ("header = [\"nonsense\"]", "[load] header = \"nonsense\""),
+        ("template = \"\"", "[load] template = \"\": it names no file"),
+        ("[background]\ncorpus = \"empty\"", "[background] corpus = \"empty\": "),
+    ] {
+        write("second", load);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+        command.args(["run", &path("first.toml"), &path("second.toml"), "--to", &sink.address.to_string(), "--folder", &path("")]);
+        let output = command.output().unwrap();
+        assert_eq!((output.status.code(), sink.messages()), (Some(65), 0), "{load}: {}", text(&output));
+        assert!(text(&output).contains(told), "{load}: {}", text(&output));
+    }
+}
+
+/// What happened: a setting that the engine does not know was found when the scenarios before it had run.
+#[test]
+fn settings_that_the_engine_refuses_are_found_before_the_first_scenario_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    // No engine: it refuses a config file with `wrong` in it, and tells of each start.
+    let script = format!(
+        "#!/bin/sh\ncase \"$1\" in\nserve) echo started >> {0}/started; exit 1;;\ncheck) grep -q wrong \"$3\" && echo 'line 7: unknown key' >&2 && exit 78;;\nesac\nexit 0\n",
+        path("")
+    );
+    std::fs::write(path("ringpost"), script).unwrap();
+    std::fs::set_permissions(path("ringpost"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for (name, settings) in [("first", ""), ("second", "[engine.settings.smtp]\nwrong = 1\n")] {
+        let text = format!("name = \"{name}\"\nabout = \"Sends.\"\nseconds = 60\n[load]\n{settings}");
+        std::fs::write(path(&format!("{name}.toml")), text).unwrap();
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args(["run", &path("first.toml"), &path("second.toml"), "--engine", &path("ringpost"), "--folder", &path("")]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(65), "{}", text(&output));
+    assert!(text(&output).contains("second: [engine.settings] line 7: unknown key"), "{}", text(&output));
+    assert!(!folder.path().join("started").exists(), "an engine was started: {}", text(&output));
 }

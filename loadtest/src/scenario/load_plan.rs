@@ -1,7 +1,7 @@
 //! What a scenario sends: sessions, their pace, and what their messages are made of.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,7 +16,7 @@ use crate::{
     schedule::Rate,
     sizes::Sizes,
     source::{
-        SourceOptions,
+        SESSIONS_MAX, SourceOptions,
         arguments::{Cores, MILLISECONDS_MAX, RECIPIENTS_MAX, SECONDS_MAX, parse_abort},
     },
 };
@@ -122,7 +122,27 @@ impl LoadPlan {
         content::check_sizes(&self.size.0).map_err(|error| format!("size = {error}"))?;
         self.ingredients(folder).check()?;
         self.abort.iter().try_for_each(|abort| parse_abort(abort).map(drop)).map_err(|error| format!("abort = {error}"))?;
-        self.ingredients(folder).check_places()
+        self.ingredients(folder).check_content()
+    }
+
+    /// Can it be sent from here, by so many cores?
+    ///
+    /// # Errors
+    /// Key, value and what is allowed.
+    pub(super) fn check_here(&self, cores: usize) -> Result<(), String> {
+        let most = SESSIONS_MAX * cores;
+        if self.sessions > most {
+            return Err(format!(
+                "sessions = {}: {most} at most from {cores} core(s); name more of them (--cores), or ask for fewer",
+                self.sessions
+            ));
+        }
+        for address in &self.from_address {
+            UdpSocket::bind((*address, 0)).map_err(|error| {
+                format!("from_address = \"{address}\": {error}: it is no address of this machine; give it to one of its interfaces, or name another")
+            })?;
+        }
+        Ok(())
     }
 
     fn ingredients<'a>(&'a self, folder: &'a Path) -> Ingredients<'a> {

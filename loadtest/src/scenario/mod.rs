@@ -152,7 +152,8 @@ impl Scenario {
     /// Reads a scenario's text. `origin` names it in errors, and its folder is what relative paths in it begin from.
     ///
     /// # Errors
-    /// Line, key, and what is allowed; a file that is not there, with key, value and the path that was tried; a mix file that is wrong.
+    /// Line, key, and what is allowed; a file that is not there or cannot be sent, with key, value and the path that was tried; a mix file that
+    /// is wrong.
     pub fn parse(text: &str, origin: &str) -> Result<Scenario, String> {
         let folder = path::absolute(origin).ok().and_then(|origin| Some(origin.parent()?.to_owned())).unwrap_or_default();
         let read = || -> Result<Scenario, String> {
@@ -194,6 +195,18 @@ impl Scenario {
         Scenario::parse(&text, name)
     }
 
+    /// Can it run on this machine, with so many cores for its load?
+    ///
+    /// # Errors
+    /// Scenario, key, value and what is allowed.
+    pub fn check_here(&self, cores: usize) -> Result<(), String> {
+        self.loads().try_for_each(|(name, load)| load.check_here(cores).map_err(|error| format!("{}: [{name}] {error}", self.name)))
+    }
+
+    fn loads(&self) -> impl Iterator<Item = (&'static str, &LoadPlan)> {
+        std::iter::once(("load", &self.load)).chain(self.background.iter().map(|load| ("background", load)))
+    }
+
     fn check(&self) -> Result<(), String> {
         if !(0.1..=86_400.0).contains(&self.seconds) {
             return Err(format!("seconds = {:?}: a run lasts from 0.1 s to a day", self.seconds));
@@ -215,7 +228,7 @@ impl Scenario {
             return Err(format!("[engine] kill_after_s = {after:?}: the kill is within the {} seconds of the run", self.seconds));
         }
         self.expect.check().map_err(|error| format!("[expect] {error}"))?;
-        for (name, load) in std::iter::once(("load", &self.load)).chain(self.background.as_ref().map(|load| ("background", load))) {
+        for (name, load) in self.loads() {
             load.check(&self.folder).map_err(|error| format!("[{name}] {error}"))?;
         }
         let Some(sink) = &self.sink else { return Ok(()) };
@@ -421,5 +434,22 @@ mod tests {
             let error = Scenario::parse(&format!("name = \"{name}\"\nabout = \"y\"\nseconds = 1\n[load]\n"), "f").unwrap_err();
             assert!(error.contains("name"), "{name}: {error}");
         }
+    }
+
+    /// What happened: an address that this machine has not, or more sessions than a core carries, came up when the scenario's turn was.
+    #[test]
+    fn what_cannot_be_sent_from_this_machine_is_named_by_key() {
+        let check = |load: &str| {
+            let text = format!("name = \"x\"\nabout = \"y\"\nseconds = 1\n[load]\n{load}");
+            Scenario::parse(&text, "f").unwrap().check_here(1)
+        };
+        assert_eq!(check("from_address = [\"127.0.0.2\"]\nsessions = 500000\n"), Ok(()));
+        let error = check("[background]\nfrom_address = [\"192.0.2.1\"]\n").unwrap_err();
+        assert!(
+            error.starts_with("x: [background] from_address = \"192.0.2.1\": ") && error.contains("no address of this machine"),
+            "{error}"
+        );
+        let error = check("sessions = 500001\n").unwrap_err();
+        assert!(error.starts_with("x: [load] sessions = 500001: 500000 at most") && error.contains("--cores"), "{error}");
     }
 }

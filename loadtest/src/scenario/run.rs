@@ -108,6 +108,7 @@ impl RunArguments {
             return Err(Failure::Usage(format!("{name} is of a server that runs: say --to HOST:PORT, too")));
         }
         let place = self.place(&scenarios)?;
+        place.check(&scenarios)?;
         let _mine = match &self.output {
             Some(folder) => {
                 std::fs::create_dir_all(folder).map_err(|error| Failure::io(folder.display(), error))?;

@@ -19,7 +19,7 @@ use crate::{
     run_result::{RunFacts, RunResult},
     scenario::{
         Scenario,
-        under_test::{UnderTest, death, hold},
+        under_test::{UnderTest, check_settings, death, hold},
     },
     server_cpu::CpuByPhase,
     signals::StopSignal,
@@ -70,6 +70,20 @@ pub enum Server {
 }
 
 impl Place {
+    /// Can these scenarios run here? Asked before the first of them does, as the last may be an hour away.
+    ///
+    /// # Errors
+    /// [`Failure::Data`] with scenario, key and value. [`Failure::Io`]: the folder takes no file.
+    pub fn check(&self, scenarios: &[Scenario]) -> Result<(), Failure> {
+        for scenario in scenarios.iter().filter(|scenario| self.cannot_run(scenario).is_none()) {
+            scenario.check_here(self.cores.0.len()).map_err(Failure::Data)?;
+            if let Server::Own { binary, cores } = &self.server {
+                check_settings(scenario, binary, cores, &self.folder)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Why this scenario cannot run here, if so.
     pub fn cannot_run(&self, scenario: &Scenario) -> Option<&'static str> {
         match self.server {

@@ -18,6 +18,7 @@ use crate::{
         self, EngineOptions, Route, STOP_MAX,
         process::{EndedAtStart, EngineProcess},
     },
+    leash::Folder,
     process::tree_use,
     scenario::{
         Scenario,
@@ -51,19 +52,9 @@ impl UnderTest {
         let (engine, address, foreign_pid) = match &place.server {
             Server::Running { to, pid, .. } => (None, *to, *pid),
             Server::Own { binary, cores } => {
-                let options = EngineOptions {
-                    binary: binary.clone(),
-                    folder: folder.join("engine"),
-                    cores: cores.clone(),
-                    route: if hops.is_empty() { Route::Discard } else { Route::Smarthosts { hops, domains: scenario.load.domains } },
-                    settings: scenario.engine.settings.clone(),
-                };
-                let mut engine = engine::prepare(&options).map_err(|error| match error.kind() {
-                    io::ErrorKind::InvalidData => Failure::Data(format!("{}: {error}", scenario.name)),
-                    _ => Failure::io(&scenario.name, error),
-                })?;
+                let mut engine = prepare(scenario, binary, cores, folder, hops)?;
                 engine::start(&mut engine).map_err(|error| match wrong_settings(&engine) {
-                    Some(words) => Failure::Data(format!("{}: [engine.settings] {words}", scenario.name)),
+                    Some(words) => refused_settings(scenario, &words),
                     None if is_of_the_system(&error) => Failure::io(&scenario.name, error),
                     None => Failure::Unavailable(format!("{}: {error}", scenario.name)),
                 })?;
@@ -143,6 +134,40 @@ impl UnderTest {
             Err(error) => Some(error.to_string()),
         }
     }
+}
+
+/// Asks the engine whether it takes the settings of a scenario, which is not started; `place` holds what that needs for a moment.
+///
+/// # Errors
+/// [`Failure::Data`]: it does not. [`Failure::Io`]: `place` takes no file.
+pub(super) fn check_settings(scenario: &Scenario, binary: &Path, cores: &[usize], place: &Path) -> Result<(), Failure> {
+    if scenario.engine.settings.is_empty() {
+        return Ok(());
+    }
+    let folder = Folder::new("ringpost-check-", place).map_err(|error| Failure::io(place.display(), error))?;
+    // Nobody listens there, and nobody is asked.
+    let hops = scenario.sink.iter().map(|_| SocketAddr::from(([127, 0, 0, 1], 25))).collect();
+    let engine = prepare(scenario, binary, cores, folder.path(), hops)?;
+    wrong_settings(&engine).map_or(Ok(()), |words| Err(refused_settings(scenario, &words)))
+}
+
+/// The engine of a scenario, with its config file in `folder`, not started.
+fn prepare(scenario: &Scenario, binary: &Path, cores: &[usize], folder: &Path, hops: Vec<SocketAddr>) -> Result<EngineProcess, Failure> {
+    let options = EngineOptions {
+        binary: binary.to_path_buf(),
+        folder: folder.join("engine"),
+        cores: cores.to_vec(),
+        route: if hops.is_empty() { Route::Discard } else { Route::Smarthosts { hops, domains: scenario.load.domains } },
+        settings: scenario.engine.settings.clone(),
+    };
+    engine::prepare(&options).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => Failure::Data(format!("{}: {error}", scenario.name)),
+        _ => Failure::io(&scenario.name, error),
+    })
+}
+
+fn refused_settings(scenario: &Scenario, words: &str) -> Failure {
+    Failure::Data(format!("{}: [engine.settings] {words}", scenario.name))
 }
 
 /// How the engine ended, where nobody here asked it to, as one line.

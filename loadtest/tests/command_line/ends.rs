@@ -228,30 +228,6 @@ fn a_suite_that_is_interrupted_names_what_was_not_run() {
     assert!(text(&output).contains("not run: concurrent") && text(&output).contains("it was interrupted"), "{}", text(&output));
 }
 
-/// What happened: the first scenario that could not be run took the report of all before it with it.
-#[test]
-fn a_scenario_that_cannot_be_run_leaves_the_report_of_those_before_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
-    let write = |name: &str, more: &str| {
-        let text = format!("name = \"{name}\"\nabout = \"Short.\"\nseconds = 0.3\n[load]\n{more}");
-        std::fs::write(path(&format!("{name}.toml")), text).unwrap();
-        path(&format!("{name}.toml"))
-    };
-    // A folder without a message.
-    std::fs::create_dir(path("none")).unwrap();
-    let scenarios = [write("first", ""), write("second", "corpus = \"none\"\n"), write("third", "")];
-    let sink = sink();
-    let to = sink.address.to_string();
-    let arguments = ["--to", &to, "--output", &path("results"), "--folder", &path("")];
-    let output = ringpost_load(&[&["run"][..], &scenarios.each_ref().map(String::as_str)[..], &arguments[..]].concat());
-    assert_eq!(output.status.code(), Some(65), "{}", text(&output));
-    assert!(text(&output).contains("\nnot run: second, third") && text(&output).contains("/none has no file"), "{}", text(&output));
-    for file in ["first.json", "suite.json", "report.html"] {
-        assert!(folder.path().join("results").join(file).exists(), "{file}");
-    }
-}
-
 /// Ctrl-C reached the engine together with the load, and the run that was ended failed for its 421s.
 #[test]
 fn the_engine_of_a_run_is_not_in_the_terminals_group() {
