@@ -55,7 +55,8 @@ fn settings(runs: &[&RunResult]) -> Settings {
     for run in runs {
         gather(String::new(), &told(&run.settings), &mut all);
     }
-    all.retain(|name, _| !MAY_DIFFER.contains(&name.as_str()) && !TOLD_ALREADY.contains(&name.as_str()));
+    // A result without settings, or with a text in their place, has none that has a name.
+    all.retain(|name, _| !name.is_empty() && !MAY_DIFFER.contains(&name.as_str()) && !TOLD_ALREADY.contains(&name.as_str()));
     all
 }
 
@@ -169,5 +170,14 @@ mod tests {
         let found = notes(many, json!({"header": "x".repeat(80)}));
         let k7 = "only A says: k00 = 0, k01 = 1, k02 = 2, k03 = 3, k04 = 4, k05 = 5, k06 = 6, k07 = 7, 4 more";
         assert_eq!(found, [k7.to_owned(), format!("only B says: header = {}…", "x".repeat(50))]);
+    }
+
+    /// What happened: a result without settings had one without a name, "only A says:  = none".
+    #[test]
+    fn a_result_without_settings_has_none_without_a_name() {
+        let settings = json!({"size": "4096"});
+        assert_eq!(notes(Value::Null, settings.clone()), ["only B says: size = 4096"]);
+        assert_eq!(notes(json!("text"), settings), ["only B says: size = 4096"]);
+        assert_eq!(notes(Value::Null, Value::Null), [""; 0]);
     }
 }
