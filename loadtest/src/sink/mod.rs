@@ -47,6 +47,13 @@ use crate::{
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 8192;
 
+/// The longest wait for an address that is in use. A process that was killed (`kill -9`) listens until it is gone, a few hundredths of a second
+/// with many connections, and whoever starts it again at once is there before.
+const IN_USE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Pace of trying again: nothing tells that an address is free.
+const AGAIN: Duration = Duration::from_millis(10);
+
 /// Pace of looking whether what was asked for has been done.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
@@ -281,18 +288,14 @@ impl Sink {
     /// Binds and starts a thread on each core.
     ///
     /// # Errors
-    /// A ledger that cannot be opened, an address that cannot be had, no thread. What the ring lacks comes from [`Sink::join`].
+    /// A ledger that cannot be opened, an address that cannot be had or that another has for a second, no thread. What the ring lacks comes from [`Sink::join`].
     pub fn start(options: SinkOptions) -> Result<Sink, SourceError> {
         if options.cores.is_empty() {
             return Err(SourceError::Options("a sink needs a core at least".into()));
         }
         // Each core opens its own: whoever hears that the sink listens may rely on all of them.
         LedgerWriter::open(options.ledger.as_deref())?;
-        let mut listeners = vec![listener(options.listen, options.cores.len() > 1)?];
-        let address = address_of(&listeners[0])?;
-        for _ in 1..options.cores.len() {
-            listeners.push(sharer(address)?);
-        }
+        let (listeners, address) = when_free(IN_USE_PATIENCE, || listeners(options.listen, options.cores.len()))?;
         let (sender, parts) = channel();
         let ledger_written = options.cores.iter().map(|_| AtomicU64::new(0)).collect();
         let shared = Arc::new(Shared { ledger_written, ..Shared::default() });
@@ -382,6 +385,27 @@ impl Drop for Sink {
     }
 }
 
+/// Does this until the address that it is about is not in use any more, or has been for as long as `patience` says.
+fn when_free<T>(patience: Duration, mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let began = Instant::now();
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < patience => std::thread::sleep(AGAIN),
+            bound => return bound,
+        }
+    }
+}
+
+/// So many listening sockets on one port that is nobody else's, and where that is.
+fn listeners(address: SocketAddr, count: usize) -> io::Result<(Vec<OwnedFd>, SocketAddr)> {
+    let mut listeners = vec![listener(address, count > 1)?];
+    let address = address_of(&listeners[0])?;
+    for _ in 1..count {
+        listeners.push(sharer(address)?);
+    }
+    Ok((listeners, address))
+}
+
 /// A listening socket on a port that is nobody else's. With `shared` further ones of this process may be bound to it ([`sharer`]).
 pub(crate) fn listener(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
     let socket = socket_for(address)?;
@@ -412,4 +436,34 @@ fn wrong(address: SocketAddr, error: rustix::io::Errno) -> io::Error {
 
 fn address_of(socket: &OwnedFd) -> io::Result<SocketAddr> {
     SocketAddr::try_from(getsockname(socket)?).map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// What happened: a sink that was killed and started again at once found its address in use by itself, which was not gone yet.
+    #[test]
+    fn an_address_that_becomes_free_is_waited_for_and_one_that_does_not_is_given_up() {
+        for count in [1, 2] {
+            let mut held = Some(TcpListener::bind("127.0.0.1:0").unwrap());
+            let address = held.as_ref().unwrap().local_addr().unwrap();
+            let mut tries = 0;
+            let bound = when_free(Duration::from_secs(600), || {
+                let bound = listeners(address, count);
+                tries += 1;
+                held = None;
+                bound
+            });
+            let (listeners, bound_to) = bound.unwrap();
+            assert_eq!((listeners.len(), bound_to, tries), (count, address, 2));
+            let refused = when_free(Duration::ZERO, || self::listeners(address, count)).unwrap_err();
+            assert!(
+                refused.kind() == io::ErrorKind::AddrInUse && refused.to_string().contains(&format!("listen on {address}")),
+                "{refused}"
+            );
+        }
+    }
 }
