@@ -471,6 +471,7 @@ mod tests {
             let mut recorder = Recorder::new();
             // It dies within the third second: what it used there nobody knows.
             (0..if second < 2 { 500 } else { 100 * u64::from(second == 2) }).for_each(|_| {
+                recorder.sent();
                 recorder.acknowledged(1);
                 recorder.record_ns(Phase::Transaction, 1000);
             });

@@ -56,6 +56,21 @@ impl RunResult {
         {
             return Err(format!("server_cpu_by_phase: {said} cannot be"));
         }
+        if self.transactions_begun < self.emails_sent {
+            return Err(format!(
+                "transactions_begun: {} contradicts emails_sent, of which there are {}",
+                self.transactions_begun, self.emails_sent
+            ));
+        }
+        for (field, some) in [
+            ("transactions_pipelined", self.load.transactions_pipelined),
+            ("transactions_chunked", self.load.transactions_chunked),
+            ("sizes_raised", self.load.sizes_raised),
+        ] {
+            if let Some(some) = some.filter(|&some| some > self.transactions_begun) {
+                return Err(format!("load.{field}: {some} contradicts transactions_begun, of which there are {}", self.transactions_begun));
+            }
+        }
         for (phase, summary) in &self.phases {
             summary.check().map_err(|reason| format!("phases.{}.{reason}", phase.name()))?;
         }
@@ -163,5 +178,25 @@ mod tests {
         both["emails_sent"] = 3.into();
         both["emails_per_second"] = 1.0.into();
         assert!(RunResult::parse(&both.to_string()).unwrap_err().starts_with("emails_sent: 3 contradicts phases.transaction"));
+    }
+
+    /// What happened: a result of a thousand messages of which two thousand were pipelined was believed.
+    #[test]
+    fn a_part_of_the_messages_that_is_more_than_all_is_refused_by_name() {
+        let good = serde_json::to_value(SampleRun { seconds: 3, ..SampleRun::default() }.result()).unwrap();
+        let begun = good["transactions_begun"].as_u64().unwrap();
+        for field in ["transactions_pipelined", "transactions_chunked", "sizes_raised"] {
+            let with = |count: u64| {
+                let mut result = good.clone();
+                result["load"][field] = count.into();
+                RunResult::parse(&result.to_string())
+            };
+            assert!(with(begun).is_ok(), "{field}");
+            let error = with(begun + 1).unwrap_err();
+            assert!(error.starts_with(&format!("load.{field}: {} ", begun + 1)) && error.contains(&begun.to_string()), "{error}");
+        }
+        let mut bad = good;
+        bad["transactions_begun"] = 3.into();
+        assert!(RunResult::parse(&bad.to_string()).unwrap_err().starts_with("transactions_begun: 3 "), "fewer than were acknowledged");
     }
 }
