@@ -14,6 +14,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::{
     cli::{EXIT_OK, Failure, say},
+    permissions,
     report::suite::read_results,
     run_result::{RunResult, read_text, write_whole},
 };
@@ -184,7 +185,8 @@ impl Added {
 /// Adds results, keeps the newest [`ENTRIES_MAX`]. The file is replaced whole; a lock beside it lets several commands add at once.
 ///
 /// # Errors
-/// [`Failure::Data`]: a file that is no history. [`Failure::Unavailable`]: somebody else has the lock and keeps it. [`Failure::Io`]: the disk.
+/// [`Failure::Data`]: a file that is no history. [`Failure::Unavailable`]: somebody else has the lock and keeps it. [`Failure::Io`]: the disk, or
+/// a file that this user may not replace, with the reason.
 pub fn add(file: &Path, results: &[RunResult]) -> Result<Added, Failure> {
     // Before the lock, which would lie beside a device.
     if fs::metadata(file).is_ok_and(|known| !known.is_file()) {
@@ -193,6 +195,9 @@ pub fn add(file: &Path, results: &[RunResult]) -> Result<Added, Failure> {
     // By whichever link it is named, its lock is one.
     let real = fs::canonicalize(file);
     let file = real.as_deref().unwrap_or(file);
+    if let Some(reason) = permissions::cannot_replace(file) {
+        return Err(Failure::io(file.display(), reason));
+    }
     let _lock = lock(file, lock::PATIENCE)?;
     let known = if file.exists() { read(file)? } else { Vec::new() };
     let mut entries: Vec<(Entry, bool)> = known.into_iter().map(|entry| (entry, false)).collect();

@@ -7,6 +7,15 @@ use std::{
     path::Path,
 };
 
+use rustix::{
+    fs::{Access, AtFlags, CWD, accessat},
+    io::Errno,
+    process::geteuid,
+};
+
+/// In a folder with this bit of its mode files are replaced by their owners alone.
+const STICKY: u32 = 0o1000;
+
 /// Gives a file the mode of the one in whose place it will be, and its owner and group where this process may. Where its group cannot be had,
 /// the other group may do no more than everybody. Nothing changes where there is none to be replaced.
 ///
@@ -20,6 +29,30 @@ pub fn take_over(replaced: &Path, file: &File) -> io::Result<()> {
     let mode = if has_group { mode } else { mode & (0o707 | (mode & 0o007) << 3) };
     // Some file systems have one mode for all files.
     if file.metadata()?.mode() & 0o777 == mode { Ok(()) } else { file.set_permissions(Permissions::from_mode(mode)) }
+}
+
+/// Why this process may not put another file in the place of this one, where that can be told without trying: its folder may not be written, or
+/// is sticky and neither the file nor the folder is this user's.
+pub fn cannot_replace(path: &Path) -> Option<String> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let user = geteuid();
+    if let Err(reason @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) =
+        accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+    {
+        let user = user.as_raw();
+        return Some(format!("user {user} may not write into its folder {}: {reason}; name another file (--file)", folder.display()));
+    }
+    let (file, around) = (fs::metadata(path).ok()?, fs::metadata(folder).ok()?);
+    let is_kept = around.mode() & STICKY != 0 && !user.is_root() && ![file.uid(), around.uid()].contains(&user.as_raw());
+    is_kept.then(|| {
+        format!(
+            "user {} may not replace it: it is user {}'s, and its folder {} is sticky (chmod +t), where only owners replace their files; name \
+             another file (--file)",
+            user.as_raw(),
+            file.uid(),
+            folder.display()
+        )
+    })
 }
 
 #[cfg(test)]

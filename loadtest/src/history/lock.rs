@@ -37,25 +37,26 @@ pub(super) fn lock(history: &Path, patience: Duration) -> Result<File, Failure> 
     let mut name = history.as_os_str().to_owned();
     name.push(".lock");
     let path = PathBuf::from(name);
-    let file = open(&path, history).map_err(|reason| Failure::io(path.display(), reason))?;
+    let about = || format!("{}: its lock {}", history.display(), path.display());
+    let file = open(&path, history).map_err(|reason| Failure::io(about(), reason))?;
     let (began, mut is_told) = (Instant::now(), false);
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(file),
             Err(Errno::WOULDBLOCK | Errno::INTR) => {}
-            Err(reason) => return Err(Failure::io(path.display(), reason)),
+            Err(reason) => return Err(Failure::io(about(), reason)),
         }
         let waited = began.elapsed();
         if waited >= patience {
             return Err(Failure::Unavailable(format!(
                 "{}: another process has had this lock for {} s: end it, or try again when it is done",
-                path.display(),
+                about(),
                 patience.as_secs()
             )));
         }
         if waited >= QUIET && !is_told {
             is_told = true;
-            let text = format!("waiting for {}, a lock that another process has", path.display());
+            let text = format!("{}: waiting for {}, a lock that another process has", history.display(), path.display());
             let _unread = writeln!(io::stderr(), "ringpost-load: {}", printable(&text, &[]));
         }
         thread::sleep(AGAIN);

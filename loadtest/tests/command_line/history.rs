@@ -78,3 +78,46 @@ fn a_user_adds_to_a_history_to_which_root_has_added() {
         assert_eq!(ringpost_loadtest::history::read(history.as_ref()).unwrap().len(), 2);
     }
 }
+
+/// What happened: a user who may not replace root's history in a sticky folder was told "Operation not permitted", and of a lock that is
+/// refused the lock was named and not the history.
+#[test]
+fn who_may_not_add_to_a_history_is_told_why() {
+    let (user, group) = (12_345, 12_346);
+    let sink = Sink::start(SinkOptions::new(([127, 0, 0, 1], 0).into(), pinning::cores().unwrap()[0])).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let sent = ringpost_load(&["source", "--to", &sink.address.to_string(), "--messages", "5", "--output", &path("1.json")]);
+    assert_eq!(sent.status.code(), Some(0), "{}", text(&sent));
+    let (history, lock) = (path("history.jsonl"), path("history.jsonl.lock"));
+    std::fs::write(&history, "").unwrap();
+    if let Err(reason) = chown(path("1.json"), Some(user), Some(group)) {
+        println!("not tested, as this is not root: {reason}");
+        return;
+    }
+    let add = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+        let added = command.args(["history", "--file", &history, "add", &path("1.json")]).uid(user).gid(group).output().unwrap();
+        (added.status.code(), text(&added))
+    };
+    let mode = |path: &str, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    mode(&path(""), 0o1777);
+    mode(&history, 0o666);
+    let (code, told) = add();
+    assert!(code == Some(74) && told.contains("history.jsonl: ") && told.contains("sticky") && told.contains("user 0"), "{told}");
+    assert!(!std::fs::exists(&lock).unwrap(), "it left a lock behind for nothing");
+    // A folder in which nobody else may write.
+    mode(&path(""), 0o755);
+    let (code, told) = add();
+    assert!(code == Some(74) && told.contains("history.jsonl: ") && told.contains("may not write into its folder"), "{told}");
+    // The user's own, and a lock that is root's alone.
+    mode(&path(""), 0o777);
+    chown(&history, Some(user), Some(group)).unwrap();
+    std::fs::write(&lock, "").unwrap();
+    mode(&lock, 0o600);
+    let (code, told) = add();
+    assert!(
+        code == Some(74) && told.contains("history.jsonl: its lock ") && told.contains("history.jsonl.lock: Permission denied"),
+        "{told}"
+    );
+}
