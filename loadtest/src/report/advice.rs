@@ -427,4 +427,23 @@ mod tests {
         let advice = judged(|run| run.machine.load_average = 1.7);
         assert!(advice.sentences.iter().any(|text| text.contains("load average of 1.70")));
     }
+
+    /// What happened: of a server that was sent mail at a rate, took all of it and delivered none it was said that it kept up.
+    #[test]
+    fn mail_that_never_reached_the_next_hop_was_not_kept_up_with() {
+        let run = |lost: u64| {
+            judged(|run| {
+                run.load.offered_per_second = Some(run.emails_per_second * 1.001);
+                run.settings["difference"] =
+                    serde_json::json!({"owed": run.emails_sent, "delivered": run.emails_sent - lost, "lost": lost, "queued": 0});
+            })
+        };
+        assert_eq!(run(0).bottleneck, Bottleneck::Nothing);
+        let all = SampleRun::default().result().emails_sent;
+        let advice = run(all);
+        assert_eq!(advice.bottleneck, Bottleneck::NextHop, "{advice:?}");
+        let told = advice.sentences.join(" ");
+        assert!(told.contains(&format!("{all} of {all} deliveries (100 %) never came")) && !told.contains("kept up."), "{told}");
+        assert!(!advice.capacity.unwrap().at_least);
+    }
 }

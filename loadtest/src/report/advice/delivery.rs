@@ -13,7 +13,7 @@ pub(super) struct Backlog {
     pub(super) growth_per_second: f64,
 }
 
-/// A queue that grew while the load lasted: what arrived after it, where the next hop is ours, and what is queued still.
+/// A queue that grew while the load lasted: what arrived after it or never, where the next hop is ours, and what is queued still.
 pub(super) fn backlog(run: &RunResult) -> Option<Backlog> {
     let metric = |name: &str| Some(run.final_metrics.get(name)? - run.initial_metrics.get(name).copied().unwrap_or(0.0));
     let queued = metric("queue_messages").unwrap_or(0.0).max(0.0);
@@ -26,7 +26,12 @@ pub(super) fn backlog(run: &RunResult) -> Option<Backlog> {
     let accepted = metric("accepted").unwrap_or(run.emails_sent as f64);
     // Messages with several recipients may arrive in several parts: shares of what arrived are shares of what was accepted.
     let late_share = late as f64 / (in_time + late).max(1) as f64;
-    let behind = late_share * (accepted - queued).max(0.0) + queued;
+    // Ledgers count deliveries.
+    let ledgers = |name: &str| run.settings["difference"][name].as_u64().unwrap_or(0);
+    let (owed, missing) = (ledgers("owed"), ledgers("lost"));
+    let missing_share = (missing as f64 / owed.max(1) as f64).min(1.0);
+    let gone = (missing_share * accepted).max(queued);
+    let behind = late_share * (accepted - gone).max(0.0) + gone;
     if behind <= accepted * BEHIND_SHARE || accepted <= 0.0 {
         return None;
     }
@@ -38,9 +43,13 @@ pub(super) fn backlog(run: &RunResult) -> Option<Backlog> {
         let share = queued / accepted * 100.0;
         parts.push(format!("{queued:.0} of {accepted:.0} accepted messages ({share:.0} %) were still queued at the end"));
     }
+    if missing > 0 {
+        parts.push(format!("{missing} of {owed} deliveries ({:.0} %) never came while they were waited for", missing_share * 100.0));
+    }
+    let elsewhere = if missing > 0 { ", or the server sends elsewhere" } else { "" };
     let duration = run.duration.max(1e-9);
     Some(Backlog {
-        text: format!("{}: the next hop, or delivery to it, is slower than acceptance.", parts.join(", and ")),
+        text: format!("{}: the next hop, or delivery to it, is slower than acceptance{elsewhere}.", parts.join(", and ")),
         left_per_second: (accepted - behind) / duration,
         growth_per_second: behind / duration,
     })

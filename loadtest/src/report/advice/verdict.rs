@@ -1,7 +1,7 @@
 //! The bottleneck of a run, and the sentences that say why.
 //!
 //! Rules in order, the first that applies names the bottleneck: refusals at a limit, a server that was gone, the generator, the server's
-//! cores, the whole machine, the schedule (a server that kept up has no bottleneck), sessions that waited to connect again, an open loop's
+//! cores, the whole machine, the schedule (a server that kept up has no bottleneck, unless delivery did not), sessions that waited to connect again, an open loop's
 //! sessions, the disk's sync, too few sessions. A next hop that falls behind does not slow acceptance (mail waits in the queue), so it is
 //! named only when nothing before it applies.
 
@@ -84,6 +84,18 @@ pub(super) fn verdict(run: &RunResult, numbers: &Numbers) -> (Bottleneck, Vec<St
         );
     }
     if kept_up(run) {
+        if let Some(backlog) = backlog(run) {
+            return (
+                Bottleneck::NextHop,
+                vec![format!(
+                    "{} of {} messages that were due were acknowledged ({:.0}/s) and {server}, but {}",
+                    run.emails_sent,
+                    due(run),
+                    run.emails_per_second,
+                    backlog.text
+                )],
+            );
+        }
         return (
             Bottleneck::Nothing,
             vec![format!(
