@@ -232,4 +232,25 @@ mod tests {
     fn the_version_names_version_and_commit() {
         assert!(version().starts_with(env!("CARGO_PKG_VERSION")) && version().ends_with(')'));
     }
+
+    /// What happened: which options of content exclude each other was told by the refusal alone, that sizes are raised by the result, and what
+    /// a log-normal distribution is cut to by nobody.
+    #[test]
+    fn the_help_of_content_says_what_excludes_what_and_what_becomes_of_small_sizes() {
+        let mut command = Cli::command();
+        let help = command.find_subcommand_mut("source").unwrap().render_long_help().to_string();
+        let of = |option: &str| {
+            let rest = &help[help.find(&format!("\n      --{option} ")).unwrap()..];
+            rest[..rest[2..].find("\n      --").map_or(rest.len(), |at| at + 2)].split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        for (option, others) in [
+            ("template", "--corpus, --header, --attach"),
+            ("corpus", "--template, --header, --attach"),
+            ("attach", "--template, --corpus"),
+            ("header", "--template, --corpus"),
+        ] {
+            assert!(of(option).contains(&format!("Not with {others}")), "{option}: {}", of(option));
+        }
+        assert!(of("size").contains("256..25MiB where it is left out") && of("size").contains("sizes_raised"), "{}", of("size"));
+    }
 }

@@ -37,7 +37,7 @@ pub enum Sizes {
 }
 
 /// What a text for sizes may look like.
-pub const SIZES_FORM: &str = "4KiB, 1KiB..5MiB, a list with weights such as 4KiB*8,64KiB*2, lognormal:MEDIAN:SIGMA[:LEAST..MOST], or @FILE with a line SIZE WEIGHT each";
+pub const SIZES_FORM: &str = "4KiB, 1KiB..5MiB, a list with weights such as 4KiB*8,64KiB*2, lognormal:MEDIAN:SIGMA[:LEAST..MOST] (256..25MiB where it is left out), or @FILE with a line SIZE WEIGHT each";
 
 impl Sizes {
     /// One size.

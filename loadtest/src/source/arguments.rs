@@ -58,7 +58,7 @@ pub struct SourceArguments {
     pub rate: Option<Rate>,
     /// Octets of a message: 4KiB, 1KiB..5MiB, 4KiB*8,64KiB*2, lognormal:MEDIAN:SIGMA[:LEAST..MOST] or @FILE.
     #[arg(long, default_value = "4KiB", conflicts_with_all = ["template", "header", "attach", "corpus"],
-          help_heading = "Load", long_help = SIZES_FORM)]
+          help_heading = "Load", long_help = sizes_help())]
     pub size: SizesArgument,
     /// Messages per connection; 0: no limit.
     #[arg(long, default_value_t = 0, help_heading = "Load")]
@@ -108,17 +108,17 @@ pub struct SourceArguments {
     /// Local addresses that connections take in turn: more ports, more clients. May be repeated or separated by commas.
     #[arg(long, value_delimiter = ',', help_heading = "Addresses")]
     pub from_address: Vec<IpAddr>,
-    /// A message with {{seq}} and {{id}} in it.
+    /// A message with {{seq}} and {{id}} in it. Not with --corpus, --header, --attach or --size.
     #[arg(long, conflicts_with_all = ["corpus", "header", "attach"], help_heading = "Content")]
     pub template: Option<PathBuf>,
     /// A header field, {{seq}} and {{id}} allowed. May be repeated. Date, From, Message-ID, Subject and MIME-Version are written without it, and
-    /// one of these names stands in the place of that.
+    /// one of these names stands in the place of that. Not with --template, --corpus or --size.
     #[arg(long, conflicts_with = "corpus", help_heading = "Content")]
     pub header: Vec<String>,
-    /// A file to attach. May be repeated.
+    /// A file to attach. May be repeated. Not with --template, --corpus or --size.
     #[arg(long, conflicts_with = "corpus", help_heading = "Content")]
     pub attach: Vec<PathBuf>,
-    /// A folder of .eml files that are sent in turn.
+    /// A folder of .eml files that are sent in turn. Not with --template, --header, --attach or --size.
     #[arg(long, help_heading = "Content")]
     pub corpus: Option<PathBuf>,
     /// Where acknowledged messages are recorded, a line each; a file that is there is appended to.
@@ -153,6 +153,15 @@ pub struct SourceArguments {
     /// A full-screen view: latencies by phase, rates, errors, CPU. q ends the run.
     #[arg(long, conflicts_with_all = ["quiet", "live"], help_heading = "Results")]
     pub tui: bool,
+}
+
+/// What `--help` says of sizes.
+fn sizes_help() -> String {
+    format!(
+        "Octets of a message: {SIZES_FORM}. A message that says what it is has {} octets at least: sizes below that are refused, and what a \
+         log-normal distribution draws below it is raised to it and counted (sizes_raised in the result)",
+        content::text_bytes_least()
+    )
 }
 
 /// Recipients of a message.
