@@ -21,6 +21,9 @@ use crate::{
 use comparison::{Comparison, MetricChange, Verdict, compare};
 use thresholds::Thresholds;
 
+/// Percents up to which a table has numbers.
+const PERCENT_SHOWN_MAX: f64 = 1000.0;
+
 /// `ringpost-load compare …`
 #[derive(Args, Clone, Debug)]
 pub struct CompareArguments {
@@ -78,13 +81,13 @@ pub fn text(comparison: &Comparison) -> String {
         for change in &test.metrics {
             let points = if change.metric == "errors_percent" { "pt" } else { "%" };
             text.push_str(&format!(
-                "  {:<22} {:>11} {:>11} {:>+7.1} {points:<2} {:>5.1} {points:<2} {:>6.1} {points:<2}  {}\n",
+                "  {:<22} {:>11} {:>11} {:>7} {points:<2} {:>5} {points:<2} {:>6} {points:<2}  {}\n",
                 change.metric,
                 value(change.metric, change.a),
                 value(change.metric, change.b),
-                change.change_percent,
-                change.noise_percent,
-                change.threshold_percent,
+                shown_percent(&format!("{:+.1}", change.change_percent), change.change_percent),
+                shown_percent(&format!("{:.1}", change.noise_percent), change.noise_percent),
+                shown_percent(&format!("{:.1}", change.threshold_percent), change.threshold_percent),
                 words(change)
             ));
         }
@@ -112,6 +115,11 @@ pub fn text(comparison: &Comparison) -> String {
         Verdict::Same => "same\n",
     });
     text
+}
+
+/// Percents of a table: beyond [`PERCENT_SHOWN_MAX`] a number says no more than that, and has no place in its column.
+fn shown_percent(text: &str, percent: f64) -> String {
+    if percent > PERCENT_SHOWN_MAX { format!(">{PERCENT_SHOWN_MAX}") } else { text.to_owned() }
 }
 
 fn words(change: &MetricChange) -> String {
@@ -175,5 +183,18 @@ mod tests {
         let text = text(&compare(std::slice::from_ref(&few), &[many], &Thresholds::default()));
         let line = text.lines().find(|line| line.trim_start().starts_with("p99")).unwrap_or_default();
         assert!(line.contains(" – ") && line.contains(&format!("at most {} transactions in a run of A", few.emails_sent)), "{text}");
+    }
+
+    /// What happened: noise of a few wild runs was printed as "10936291.0 %", through the columns behind it.
+    #[test]
+    fn a_share_that_says_no_more_than_much_is_cut() {
+        let wild = |seed, pace: f64| SampleRun { seed, slowness: pace, seconds: 1, ..SampleRun::default() }.result();
+        let (a, b) = ([wild(1, 1.0), wild(2, 90.0), wild(3, 8000.0)], [wild(4, 1.0), wild(5, 90.0), wild(6, 8000.0)]);
+        let text = text(&compare(&a, &b, &Thresholds::default()));
+        assert!(text.contains(" >1000 % "), "{text}");
+        let rows = text.lines().filter(|line| line.starts_with("  ") && !line.contains("not compared") && !line.contains("note: "));
+        let ends = ["  verdict", "  same", "  improved", "  REGRESSED"];
+        let lines: Vec<_> = rows.map(|row| ends.iter().find_map(|end| row.find(end))).collect();
+        assert!(lines.len() > 2 && lines.iter().all(|at| at.is_some() && *at == lines[0]), "{text}");
     }
 }
