@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub enum Phase {
     /// `connect` until the connection stands.
     Connect,
-    /// Connected until the 220.
+    /// Connected until the 220. What refuses instead (421, 554) is no banner and not counted.
     Banner,
     /// EHLO until the last line of its reply.
     Ehlo,

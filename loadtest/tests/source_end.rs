@@ -522,3 +522,17 @@ fn a_server_that_takes_what_it_has_refused_is_an_error_by_name() {
     assert!(failures[0].contains("the reply to RCPT is 250 ok, although mail was answered 452"), "{failures:?}");
     assert_eq!(summary::exit_code(&ran, &failures), 1);
 }
+
+/// What happened: banners that were 554 stood among those of the phase, and those that were 421 did not.
+#[test]
+fn a_refusal_is_no_banner() {
+    for fault in ["banner:421:1", "banner:554:1"] {
+        let faults = Faults::new(vec![fault.parse().unwrap()]);
+        let sink = Sink::start(SinkOptions { faults, ..SinkOptions::new(loopback(), core()) }).unwrap();
+        let ran = load(sink.address, |o| {
+            (o.sessions, o.messages, o.duration) = (1, Some(3), Some(Duration::from_millis(500)));
+        });
+        let totals = ran.measurement.totals();
+        assert!(totals.errors.total() > 0 && totals.histogram(Phase::Banner).is_empty(), "{fault}: {:?}", totals.errors);
+    }
+}

@@ -261,10 +261,10 @@ impl Client {
         }
         match asked {
             Asked::Banner => {
-                host.observe(Phase::Banner, since, now);
                 if !good {
                     return Err(closing(Stage::Banner, code, line));
                 }
+                host.observe(Phase::Banner, since, now);
                 if host.gives_up(Stage::Banner) {
                     return Ok(Flow::GiveUp);
                 }
