@@ -91,7 +91,7 @@ pub struct RunResult {
     /// What became of messages that were not acknowledged.
     #[serde(default, flatten)]
     pub fates: Fates,
-    /// Transactions begun.
+    /// Transactions begun. A session that is given up at its banner or EHLO has begun none; up to commit 4d8a1bc it had.
     pub transactions_begun: u64,
     /// Content bytes acknowledged.
     pub acknowledged_bytes: u64,
@@ -144,7 +144,7 @@ pub struct Fates {
     pub unknown: u64,
     /// The connection ended before.
     pub unsent: u64,
-    /// Given up on purpose.
+    /// Given up on purpose, also before they were begun.
     pub aborted: u64,
     /// Recipients answered with 4xx or 5xx, those of refused messages too; each is an error by its code.
     pub recipients_refused: u64,

@@ -418,7 +418,7 @@ fn a_session_that_is_given_up_before_its_message_costs_the_message() {
                 (o.messages, o.duration, o.aborts, o.rate) = (Some(20), Some(Duration::from_secs(3)), vec![(stage, 1.0)], rate);
             });
             assert_eq!((ran.report.aborted, ran.report.settled, ran.report.never_begun), (20, 20, 0), "{stage} {rate:?}: {:?}", ran.report);
-            assert_eq!(ran.measurement.totals().sent, 20);
+            assert_eq!(ran.measurement.totals().sent, 0, "it has begun none");
         }
     }
 }
@@ -535,4 +535,16 @@ fn a_refusal_is_no_banner() {
         let totals = ran.measurement.totals();
         assert!(totals.errors.total() > 0 && totals.histogram(Phase::Banner).is_empty(), "{fault}: {:?}", totals.errors);
     }
+}
+
+/// What happened: sessions given up at their banner or EHLO had begun a transaction, so that of those that were pipelined some were not.
+#[test]
+fn a_session_that_is_given_up_at_its_greeting_has_begun_nothing() {
+    let sink = Sink::start(SinkOptions::new(loopback(), core())).unwrap();
+    let ran = load(sink.address, |o| {
+        (o.messages, o.aborts, o.per_connection) = (Some(200), vec![(Stage::Banner, 0.2), (Stage::Hello, 0.2)], Some(1));
+    });
+    let (report, begun) = (&ran.report, ran.measurement.totals().sent);
+    assert!(report.aborted > 20 && report.acknowledged + report.aborted == 200, "{report:?}");
+    assert_eq!((begun, report.pipelined), (report.acknowledged, report.acknowledged), "{report:?}");
 }

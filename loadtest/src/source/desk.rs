@@ -241,7 +241,6 @@ impl Desk {
         if took {
             let now = Instant::now();
             self.second_of(now);
-            self.recorder.sent();
             self.report.settled += 1;
             self.report.aborted += 1;
             self.keep_time(Outcome::Aborted, now);
