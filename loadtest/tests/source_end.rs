@@ -548,3 +548,14 @@ fn a_session_that_is_given_up_at_its_greeting_has_begun_nothing() {
     assert!(report.aborted > 20 && report.acknowledged + report.aborted == 200, "{report:?}");
     assert_eq!((begun, report.pipelined), (report.acknowledged, report.acknowledged), "{report:?}");
 }
+
+/// What happened: a run that ended with 0 had a last trouble as one that had failed.
+#[test]
+fn trouble_that_cost_no_message_is_told_as_overcome() {
+    let faults = Faults::new(vec!["banner:421:0.3".parse().unwrap()]);
+    let sink = Sink::start(SinkOptions { faults, seed: 2, ..SinkOptions::new(loopback(), core()) }).unwrap();
+    let ran = load(sink.address, |o| (o.messages, o.per_connection) = (Some(60), Some(1)));
+    assert!(summary::failures(&ran).is_empty() && ran.report.last_trouble.is_some(), "{:?}", ran.report);
+    let told = summary::summary_text(&SourceOptions::new(sink.address, core(), ContentKind::Text(Sizes::fixed(1500))), &ran);
+    assert!(told.contains("the last trouble, overcome, as all was acknowledged: "), "{told}");
+}

@@ -222,7 +222,8 @@ pub fn summary_text(options: &SourceOptions, run: &SourceRun) -> String {
         lines.push(format!("error {kind}: {count}"));
     }
     if let Some(trouble) = &report.last_trouble {
-        lines.push(format!("the last trouble: {trouble}"));
+        let overcome = if failures(run).is_empty() { ", overcome, as all was acknowledged" } else { "" };
+        lines.push(format!("the last trouble{overcome}: {trouble}"));
     }
     lines.join("\n")
 }
