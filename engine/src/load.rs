@@ -12,7 +12,8 @@ use crossbeam::utils::CachePadded;
 
 /// In place of sessions: takes no connections.
 const CLOSED: u32 = u32::MAX;
-/// A busy shard says so every millisecond. One that has said nothing for so long sleeps.
+/// A shard says how it fares every millisecond unless it sleeps. One that has said nothing for so long sleeps, if it said so, or is stuck in
+/// what it does.
 const SILENT_AFTER: Duration = Duration::from_millis(20);
 /// Over about so long busyness is averaged.
 const BUSY_OVER: Duration = Duration::from_millis(100);
@@ -84,8 +85,20 @@ struct Line {
     sessions: AtomicU32,
     /// Connections passed to the shard that it has not taken yet. Counted by those who pass them.
     incoming: AtomicU32,
-    /// Milliseconds since the start in the upper bits, the average of `busy_permille` in the lower 16.
+    /// Milliseconds since the start in the upper bits, then [`SLEEPS`], the average of `busy_permille` in the lower 15.
     busy: AtomicU64,
+}
+
+/// The shard has gone to sleep.
+const SLEEPS: u64 = 1 << 15;
+
+/// What a shard says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Busyness {
+    /// Thousandths of its time in which it was not asleep, of late.
+    pub busy_permille: u32,
+    /// It sleeps until it says something else.
+    pub sleeps: bool,
 }
 
 /// The lines of all shards.
@@ -97,7 +110,7 @@ pub struct Loads {
 impl Loads {
     /// Lines of `shards`, none of which takes connections yet.
     pub fn new(shards: u16) -> Loads {
-        let line = || Line { sessions: AtomicU32::new(CLOSED), incoming: AtomicU32::new(0), busy: AtomicU64::new(0) };
+        let line = || Line { sessions: AtomicU32::new(CLOSED), incoming: AtomicU32::new(0), busy: AtomicU64::new(SLEEPS) };
         Loads { start: Instant::now(), lines: (0..shards).map(|_| CachePadded::new(line())).collect() }
     }
 
@@ -128,9 +141,9 @@ impl Loads {
     }
 
     /// Says how busy `shard` is.
-    pub fn set_busy(&self, shard: u16, busy_permille: u32, now: Instant) {
+    pub fn set_busy(&self, shard: u16, said: Busyness, now: Instant) {
         let at_ms = u64::try_from(now.saturating_duration_since(self.start).as_millis()).unwrap_or(u64::MAX >> 16);
-        let busy = u64::from(busy_permille.min(WHOLE_PERMILLE));
+        let busy = u64::from(said.busy_permille.min(WHOLE_PERMILLE)) | if said.sleeps { SLEEPS } else { 0 };
         self.lines[usize::from(shard)].busy.store(at_ms << 16 | busy, Ordering::Relaxed);
     }
 
@@ -140,8 +153,12 @@ impl Loads {
         let sessions = line.sessions.load(Ordering::Relaxed);
         let busy = line.busy.load(Ordering::Relaxed);
         let said = self.start + Duration::from_millis(busy >> 16);
-        let sleeps = now.saturating_duration_since(said) > SILENT_AFTER;
-        let busy_permille = if sleeps { 0 } else { (busy & 0xffff) as u32 };
+        let is_silent = now.saturating_duration_since(said) > SILENT_AFTER;
+        let busy_permille = match (is_silent, busy & SLEEPS != 0) {
+            (false, _) => (busy & (SLEEPS - 1)) as u32,
+            (true, true) => 0,
+            (true, false) => WHOLE_PERMILLE,
+        };
         (sessions != CLOSED).then(|| Load { sessions: sessions.saturating_add(self.incoming(shard)), busy_permille })
     }
 }
@@ -243,18 +260,38 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_shard_is_not_busy() {
+    fn a_shard_that_sleeps_is_not_busy_after_a_while() {
         let loads = Loads::new(1);
         let start = Instant::now();
         assert_eq!(loads.get(0, start), None);
         loads.set_sessions(0, Some(3));
-        loads.set_busy(0, 700, start);
+        loads.set_busy(0, Busyness { busy_permille: 700, sleeps: true }, start);
         assert_eq!(loads.get(0, start), Some(Load { sessions: 3, busy_permille: 700 }));
         assert_eq!(loads.get(0, start + Duration::from_millis(50)), Some(Load { sessions: 3, busy_permille: 0 }));
         loads.passed(0);
         assert_eq!(loads.get(0, start).map(|load| load.sessions), Some(4), "what is on the way counts");
         loads.taken(0);
         assert_eq!(loads.get(0, start).map(|load| load.sessions), Some(3));
+    }
+
+    /// Silence was taken for sleep: a shard that was stuck in one turn for more than 20 ms counted as one that had nothing to do, and was
+    /// given the connections of all others. That it sleeps is said now.
+    #[test]
+    fn a_shard_that_is_silent_without_having_gone_to_sleep_is_stuck_and_not_chosen() {
+        let loads = Loads::new(2);
+        let start = Instant::now();
+        let later = start + Duration::from_millis(50);
+        let busyness = |busy_permille, sleeps| Busyness { busy_permille, sleeps };
+        (0..2).for_each(|shard| loads.set_sessions(shard, Some(4)));
+        let chosen = |now| choose(0, &[loads.get(0, now), loads.get(1, now)]);
+        loads.set_busy(1, busyness(1000, false), start);
+        loads.set_busy(0, busyness(900, false), later);
+        assert_eq!(chosen(later), None, "stuck");
+        // It was not busy before, either way.
+        loads.set_busy(1, busyness(100, false), start);
+        assert_eq!(chosen(later), None, "stuck");
+        loads.set_busy(1, busyness(1000, true), start);
+        assert_eq!(chosen(later), Some(1), "asleep");
     }
 
     #[test]

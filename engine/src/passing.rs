@@ -12,7 +12,7 @@ use std::{
 use ringpost_ring::{Accepted, Ring};
 
 use crate::{
-    load::{Busy, Load, Loads, choose_surely},
+    load::{Busy, Busyness, Load, Loads, choose_surely},
     mesh::ShardRequest,
     shard::Shard,
 };
@@ -39,7 +39,10 @@ impl Passing {
     /// Tells the others how busy this shard is.
     pub(crate) fn observe(&self, ring: &Ring, shard: u16) {
         let (loads, busy) = (self.loads.clone(), RefCell::new(Busy::new(ring.now())));
-        ring.observe(move |now, slept| loads.set_busy(shard, busy.borrow_mut().update(now, slept), now));
+        ring.observe(move |pulse| {
+            let busy_permille = busy.borrow_mut().update(pulse.now, pulse.slept);
+            loads.set_busy(shard, Busyness { busy_permille, sleeps: pulse.sleeps }, pulse.now);
+        });
     }
 
     /// The shard that is to serve a further connection, if another.

@@ -47,7 +47,7 @@ pub use crate::{
     listener::{Accepted, Listener},
     pages::{PAGE_BYTES, PageSlice, Pages, PagesMut},
     received::Received,
-    ring::{Ring, RingConfig, RingError},
+    ring::{Pulse, Ring, RingConfig, RingError},
     sending::{Gather, PIECES_MAX, SendBuf},
     write_sync::{WriteError, WriteSynced},
 };

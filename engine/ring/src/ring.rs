@@ -127,7 +127,18 @@ pub(crate) struct Shared {
 }
 
 /// See [`Ring::observe`].
-type Observer = Box<dyn Fn(Instant, Duration)>;
+type Observer = Box<dyn Fn(Pulse)>;
+
+/// What an observer is told of a shard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pulse {
+    /// The time of it.
+    pub now: Instant,
+    /// Time slept so far, in all.
+    pub slept: Duration,
+    /// The shard goes to sleep now, and is asleep until the next pulse.
+    pub sleeps: bool,
+}
 
 /// An observer of a busy shard is called once in this time.
 const OBSERVE_EVERY: Duration = Duration::from_millis(1);
@@ -273,9 +284,9 @@ impl Ring {
         deadline.expired().await;
     }
 
-    /// Has `observer` told the time of the turn and the time slept so far: once a millisecond while the shard is busy, and each time
-    /// it goes to sleep. It is called between two turns and must not use the ring.
-    pub fn observe(&self, observer: impl Fn(Instant, Duration) + 'static) {
+    /// Has `observer` told how the shard fares: once a millisecond while it is busy, each time it goes to sleep, and each time it wakes.
+    /// It is called between two turns and must not use the ring.
+    pub fn observe(&self, observer: impl Fn(Pulse) + 'static) {
         self.0.observer.replace(Some(Box::new(observer)));
     }
 
@@ -350,7 +361,7 @@ impl Shared {
         let woken = self.hand_out();
         let now = self.now.get();
         if now.saturating_duration_since(self.observed_at.get()) >= OBSERVE_EVERY {
-            self.tell_observer(now);
+            self.tell_observer(now, false);
         }
         Ok(woken)
     }
@@ -359,17 +370,20 @@ impl Shared {
     pub(crate) fn turn_asleep(&self) -> io::Result<usize> {
         self.prepare();
         let asleep_from = Instant::now();
-        self.tell_observer(asleep_from);
+        self.tell_observer(asleep_from, true);
         self.kernel.turn_and_wait(None, &mut self.reaped.borrow_mut())?;
         let woken = self.hand_out();
-        self.slept.set(self.slept.get() + self.now.get().saturating_duration_since(asleep_from));
+        let now = self.now.get();
+        self.slept.set(self.slept.get() + now.saturating_duration_since(asleep_from));
+        // What it woke for may take long: it is not asleep meanwhile.
+        self.tell_observer(now, false);
         Ok(woken)
     }
 
-    fn tell_observer(&self, now: Instant) {
+    fn tell_observer(&self, now: Instant, sleeps: bool) {
         self.observed_at.set(now);
         if let Some(observer) = &*self.observer.borrow() {
-            observer(now, self.slept.get());
+            observer(Pulse { now, slept: self.slept.get(), sleeps });
         }
     }
 

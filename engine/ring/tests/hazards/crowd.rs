@@ -295,6 +295,24 @@ fn tasks_that_wake_each_other_are_not_slept_through() {
     });
 }
 
+/// Who watches shards took silence for sleep, while one was busy with a long task.
+#[test]
+fn an_observer_is_told_of_sleep_and_of_its_end_before_a_task_runs() {
+    let _alone = alone();
+    on_glommio(RingConfig::default(), |ring| async move {
+        let pulses = Rc::new(RefCell::new(Vec::new()));
+        let told = pulses.clone();
+        ring.observe(move |pulse| told.borrow_mut().push(pulse));
+        for _ in 0..3 {
+            pulses.borrow_mut().clear();
+            ring.sleep_until(ring.now() + Duration::from_millis(5)).await;
+            let pulses = pulses.borrow();
+            assert!(pulses.iter().any(|pulse| pulse.sleeps), "{pulses:?}");
+            assert!(pulses.last().is_some_and(|pulse| !pulse.sleeps), "a task runs: {pulses:?}");
+        }
+    });
+}
+
 /// Something that one task waits for and another reaches.
 #[derive(Default)]
 struct Step {
