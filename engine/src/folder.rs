@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -72,5 +72,24 @@ pub(crate) fn has_anything_above(path: &Path) -> io::Result<bool> {
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     // A relative path of one name lies in the working folder.
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    File::open(folder)?.sync_all()
+    // Not a FIFO in its place, which would wait for a writer.
+    File::options().read(true).custom_flags(libc::O_DIRECTORY).open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It waited for a writer, for ever.
+    #[test]
+    fn a_fifo_in_the_place_of_a_folder_is_an_error() {
+        let above = tempfile::tempdir().unwrap();
+        let fifo = above.path().join("new");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).unwrap();
+        let (sender, synced) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(sync_folder(&fifo).map_err(|error| error.kind())));
+        let synced = synced.recv_timeout(std::time::Duration::from_secs(10));
+        assert_eq!(synced, Ok(Err(io::ErrorKind::NotADirectory)));
+        sync_folder(above.path()).unwrap();
+    }
 }

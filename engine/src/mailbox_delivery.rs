@@ -18,6 +18,7 @@ use crate::{
     file_threads::NotRun,
     maildir::{Deposit, Deposited, Mailbox, Missing, NAME_BYTES_MAX, SIZE_BYTES_MAX, refusal},
     maildir_path::{base_of, maildir_of},
+    random::random_u64,
     shard::Shard,
     stored_envelope::RecordError,
 };
@@ -101,6 +102,7 @@ async fn write(shard: &Rc<Shard>, attempt: &mut Attempt, path: &str, unknown: Un
                     mailboxes.push(Mailbox {
                         folder,
                         name: file_name(id, number, accepted_at, &shard.hostname),
+                        attempt: random_u64(),
                         head: head(&sender, address.as_bytes()),
                         is_repeated,
                         missing: match unknown {
@@ -206,6 +208,7 @@ mod tests {
             let mailbox = Mailbox {
                 folder: folder.path().join("b"),
                 name: name(hostname),
+                attempt: 1,
                 head: Vec::new(),
                 is_repeated: true,
                 missing: Missing::Make,

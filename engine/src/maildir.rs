@@ -3,9 +3,11 @@
 //!
 //! The name of a file is made of the queue id and the number of the recipient, so that a delivery whose outcome was lost in a crash is
 //! found again: `<accepted, unix s>.Q<queue id>R<recipient>.<host>,S=<bytes>`, at most [`NAME_BYTES_MAX`]. Lines end with LF, as maildirs have them; content without
-//! lines (BINARYMIME) is kept as it is.
+//! lines (BINARYMIME) is kept as it is. In `tmp` each attempt has a file of its own, `<name>,T=<16 random hex digits>`: the owner of a mailbox
+//! cannot put anything in its place, and an attempt that goes on late cannot touch that of a later one, which has removed its file.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
@@ -23,6 +25,10 @@ pub const NAME_BYTES_MAX: usize = 255;
 /// What the size takes of that at most.
 pub const SIZE_BYTES_MAX: usize = ",S=18446744073709551615".len();
 
+/// What tells the attempt takes of it while a file is in `tmp`, in place of the size.
+const ATTEMPT_BYTES: usize = ",T=0123456789abcdef".len();
+const _: () = assert!(ATTEMPT_BYTES <= SIZE_BYTES_MAX, "a name with room for its size has room in tmp");
+
 /// Mailboxes are their owner's.
 const FILE_MODE: u32 = 0o600;
 
@@ -33,12 +39,27 @@ pub struct Mailbox {
     pub folder: PathBuf,
     /// The file's name without its size, which has room in [`NAME_BYTES_MAX`]; no `/` and no `:`.
     pub name: String,
+    /// Tells the file of this attempt from those of others while it is in `tmp`; drawn at random.
+    pub attempt: u64,
     /// Lines in front of the content, with CRLF.
     pub head: Vec<u8>,
     /// An earlier run may have delivered it: look before writing.
     pub is_repeated: bool,
     /// What becomes of the message if the maildir is not there.
     pub missing: Missing,
+}
+
+impl Mailbox {
+    /// The file while it is written.
+    fn draft(&self) -> PathBuf {
+        self.folder.join("tmp").join(format!("{},T={:016x}", self.name, self.attempt))
+    }
+
+    /// Is a file of this name the message, as an attempt wrote it? Readers append what they want to know behind the name.
+    fn is_named(&self, file: &OsStr) -> bool {
+        let rest = file.to_str().and_then(|file| file.strip_prefix(&self.name));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([',', ':']))
+    }
 }
 
 /// What becomes of a message for a maildir that is not there.
@@ -160,14 +181,18 @@ impl Deposit {
 
 /// The file with its head and how long that is, or none if an earlier run did it all.
 fn open(mailbox: &Mailbox, has_lines: bool) -> io::Result<Option<(File, u64)>> {
-    if mailbox.is_repeated && is_there(mailbox)? {
-        // It was renamed; whether that is on the disk is not known.
-        sync_folder(&mailbox.folder.join("new"))?;
-        return Ok(None);
+    if mailbox.is_repeated {
+        // In this order: an earlier attempt that still runs has renamed its file before, and is found, or finds nothing to rename.
+        remove_earlier(mailbox)?;
+        if is_there(mailbox)? {
+            // It was renamed; whether that is on the disk is not known.
+            sync_folder(&mailbox.folder.join("new"))?;
+            return Ok(None);
+        }
     }
-    let path = mailbox.folder.join("tmp").join(&mailbox.name);
-    // What is left of a run that ended half-way is written anew; the name is nobody else's.
-    let create = || OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).custom_flags(libc::O_NOFOLLOW).open(&path);
+    let path = mailbox.draft();
+    // A new file and nothing else: the opening of a FIFO would wait for a reader, for ever.
+    let create = || OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path);
     let mut file = match create().map_err(|error| of_file_name(error, &path)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if !mailbox.folder.is_dir() {
@@ -227,29 +252,45 @@ fn has_few_inodes(all: u64, free: u64) -> bool {
     free < all / INODES_KEPT
 }
 
-/// Is a file of this name in `new` or `cur`? Readers append what they want to know behind the name.
-fn is_there(mailbox: &Mailbox) -> io::Result<bool> {
-    for folder in ["new", "cur"] {
-        let entries = match fs::read_dir(mailbox.folder.join(folder)) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        for entry in entries {
-            let name = entry?.file_name();
-            let rest = name.to_str().and_then(|name| name.strip_prefix(&mailbox.name));
-            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([',', ':'])) {
-                return Ok(true);
-            }
+/// Removes what earlier attempts have left in `tmp`.
+fn remove_earlier(mailbox: &Mailbox) -> io::Result<()> {
+    for draft in named(mailbox, "tmp")? {
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // No attempt has made a folder.
+            Err(_) if fs::symlink_metadata(&draft).is_ok_and(|metadata| metadata.is_dir()) => {}
+            removed => removed?,
         }
     }
-    Ok(false)
+    Ok(())
+}
+
+/// Is a file of this name in `new` or `cur`?
+fn is_there(mailbox: &Mailbox) -> io::Result<bool> {
+    Ok(!named(mailbox, "new")?.is_empty() || !named(mailbox, "cur")?.is_empty())
+}
+
+/// The files of this message in a folder of the maildir, which need not be there.
+fn named(mailbox: &Mailbox, folder: &str) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(mailbox.folder.join(folder)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if mailbox.is_named(&entry.file_name()) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
 fn settle(file: &File, bytes: u64, mailbox: &Mailbox) -> io::Result<()> {
     file.sync_all()?;
     let new = mailbox.folder.join("new");
-    let (from, to) = (mailbox.folder.join("tmp").join(&mailbox.name), new.join(format!("{},S={bytes}", mailbox.name)));
+    let (from, to) = (mailbox.draft(), new.join(format!("{},S={bytes}", mailbox.name)));
     match fs::rename(&from, &to) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make_folder(&new)?;
@@ -262,8 +303,8 @@ fn settle(file: &File, bytes: u64, mailbox: &Mailbox) -> io::Result<()> {
 
 /// Nothing stays in `tmp`. A sync that failed is not tried again: the next attempt writes a file of its own.
 fn abandon(mailbox: &Mailbox, error: io::Error) -> Deposited {
-    // Best effort: what is left is overwritten by the next attempt, or swept by a reader after 36 hours.
-    let _ = fs::remove_file(mailbox.folder.join("tmp").join(&mailbox.name));
+    // Best effort: what is left is removed by the next attempt, or swept by a reader after 36 hours.
+    let _ = fs::remove_file(mailbox.draft());
     warn!(folder = %mailbox.folder.display(), %error, "a maildir cannot be written");
     Deposited::Failed(error)
 }
@@ -321,6 +362,7 @@ mod tests {
         Mailbox {
             folder: folder.join("y.test/b/Maildir"),
             name: "1790000000.Q1-2-3R0.mx.test".into(),
+            attempt: 1,
             head: b"Return-Path: <a@x.test>\r\n".into(),
             is_repeated: false,
             missing: Missing::Make,
@@ -437,14 +479,64 @@ mod tests {
     }
 
     #[test]
-    fn a_file_left_in_tmp_is_written_anew() {
+    fn what_an_earlier_attempt_left_in_tmp_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let to = mailbox(folder.path());
         let mut half = Deposit::begin(vec![to.clone()], true);
         half.write(b"much more than what comes later\r\n");
         drop(half);
-        assert!(matches!(deliver(&Mailbox { is_repeated: true, ..to.clone() }, &[b"x\r\n"], true), Deposited::Written));
+        // Of an earlier version, and of nobody.
+        fs::write(to.folder.join("tmp").join(&to.name), b"half").unwrap();
+        fs::create_dir(to.folder.join("tmp").join(format!("{},", to.name))).unwrap();
+        fs::write(to.folder.join("tmp").join(format!("{}.other", to.name)), b"another host's").unwrap();
+        let again = Mailbox { is_repeated: true, attempt: 2, ..to.clone() };
+        assert!(matches!(deliver(&again, &[b"x\r\n"], true), Deposited::Written));
         assert_eq!(only_file(&to.folder.join("new")).1, b"Return-Path: <a@x.test>\nx\n");
+        assert_eq!(fs::read_dir(to.folder.join("tmp")).unwrap().count(), 2);
+    }
+
+    /// Both wrote one file: what the later attempt had emptied the earlier one put into `new` as it was then.
+    #[test]
+    fn an_attempt_that_goes_on_late_neither_spoils_a_later_one_nor_delivers_beside_it() {
+        for late_ends_first in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let to = mailbox(folder.path());
+            let mut late = Deposit::begin(vec![to.clone()], true);
+            late.write(b"one\r\n");
+            let mut again = Deposit::begin(vec![Mailbox { is_repeated: true, attempt: 2, ..to.clone() }], true);
+            late.write(b"two\r\n");
+            let ends = if late_ends_first {
+                let ended = late.finish();
+                again.write(b"one\r\ntwo\r\n");
+                [ended, again.finish()]
+            } else {
+                again.write(b"one\r\ntwo\r\n");
+                let ended = again.finish();
+                [late.finish(), ended]
+            };
+            assert!(matches!([&ends[0][..], &ends[1][..]], [[Deposited::Failed(_)], [Deposited::Written]]), "{ends:?}");
+            assert_eq!(only_file(&to.folder.join("new")).1, b"Return-Path: <a@x.test>\none\ntwo\n");
+            assert_eq!(fs::read_dir(to.folder.join("tmp")).unwrap().count(), 0);
+        }
+    }
+
+    /// The owner of a mailbox could know the name of the file in `tmp`, and put there what no writer comes back from opening: two such
+    /// messages ended the delivery into all maildirs.
+    #[test]
+    fn a_fifo_in_the_place_of_the_file_stops_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let to = mailbox(folder.path());
+        fs::create_dir_all(to.folder.join("tmp")).unwrap();
+        for name in [to.folder.join("tmp").join(&to.name), to.draft()] {
+            rustix::fs::mkfifoat(rustix::fs::CWD, &name, rustix::fs::Mode::RWXU).unwrap();
+            let (mailbox, (sender, ended)) = (to.clone(), std::sync::mpsc::channel());
+            // Left behind where it does not come back.
+            std::thread::spawn(move || sender.send(deliver(&mailbox, &[b"x\r\n"], true)));
+            let ended = ended.recv_timeout(std::time::Duration::from_secs(10)).expect("it does not wait for a reader");
+            // The second could only be guessed; what is there is removed.
+            assert_eq!(matches!(ended, Deposited::Written), name != to.draft(), "{ended:?}");
+            assert!(matches!(deliver(&to, &[b"x\r\n"], true), Deposited::Written));
+        }
     }
 
     /// A kill between the making of `tmp` and that of `new` left a maildir into which nothing could be delivered any more.
