@@ -16,6 +16,7 @@ mod content_sending;
 pub mod control;
 mod declined;
 mod delivery;
+mod deposit;
 mod destination_events;
 mod destination_summary;
 mod dialing;

@@ -14,9 +14,10 @@ use tracing::{error, warn};
 use crate::{
     attempt::Attempt,
     content::MessageContent,
+    deposit::{Deposit, Deposited},
     envelope_times::deliver_by_left,
     file_threads::NotRun,
-    maildir::{Deposit, Deposited, Mailbox, Missing, NAME_BYTES_MAX, SIZE_BYTES_MAX, refusal},
+    maildir::{Mailbox, Missing, NAME_BYTES_MAX, SIZE_BYTES_MAX, refusal},
     maildir_path::{base_of, maildir_of},
     random::random_u64,
     shard::Shard,

@@ -14,7 +14,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use memchr::memchr;
 use tracing::warn;
 
 use crate::folder::{LinkToNothing, explained, has_anything_above, link_to_nothing, make_folder, sync_folder};
@@ -97,90 +96,8 @@ struct FileNameTooLong(usize);
 /// No mailbox is made while less than this part of a file system's inodes is free. One takes four.
 const INODES_KEPT: u64 = 100;
 
-/// What came of one mailbox.
-#[derive(Debug)]
-pub enum Deposited {
-    /// It is in `new`, durable.
-    Written,
-    /// An earlier run did it.
-    Found,
-    /// Not, and why; whether to try again is [`refusal`]'s to say.
-    Failed(io::Error),
-}
-
-enum Place {
-    Open { file: File, bytes: u64, mailbox: Mailbox },
-    Ended(Deposited),
-}
-
-/// A message on its way into its mailboxes.
-pub struct Deposit {
-    places: Vec<Place>,
-    /// CRLF becomes LF.
-    has_lines: bool,
-    after_cr: bool,
-    last: u8,
-    converted: Vec<u8>,
-}
-
-impl Deposit {
-    /// Opens a file in each `tmp`, with its head.
-    pub fn begin(mailboxes: Vec<Mailbox>, has_lines: bool) -> Deposit {
-        let places = mailboxes.into_iter().map(|mailbox| match open(&mailbox, has_lines) {
-            Ok(Some((file, bytes))) => Place::Open { file, bytes, mailbox },
-            Ok(None) => Place::Ended(Deposited::Found),
-            Err(error) => Place::Ended(abandon(&mailbox, error)),
-        });
-        Deposit { places: places.collect(), has_lines, after_cr: false, last: b'\n', converted: Vec::new() }
-    }
-
-    /// The next piece of content. A file that cannot be written ends by itself; the others go on.
-    pub fn write(&mut self, piece: &[u8]) {
-        let Some(&last) = piece.last() else { return };
-        let mut converted = std::mem::take(&mut self.converted);
-        converted.clear();
-        let bytes = if self.has_lines {
-            self.after_cr = without_cr(piece, self.after_cr, &mut converted);
-            &converted[..]
-        } else {
-            piece
-        };
-        self.last = last;
-        self.append(bytes);
-        self.converted = converted;
-    }
-
-    fn append(&mut self, piece: &[u8]) {
-        for place in &mut self.places {
-            let Place::Open { file, bytes, mailbox } = place else { continue };
-            match file.write_all(piece) {
-                Ok(()) => *bytes += piece.len() as u64,
-                Err(error) => *place = Place::Ended(abandon(mailbox, error)),
-            }
-        }
-    }
-
-    /// Syncs and renames; what came of each mailbox, in their order.
-    pub fn finish(mut self) -> Vec<Deposited> {
-        if self.after_cr {
-            self.append(b"\r");
-        }
-        if self.has_lines && self.last != b'\n' {
-            self.append(b"\n");
-        }
-        let end = |place| match place {
-            Place::Ended(deposited) => deposited,
-            Place::Open { file, bytes, mailbox } => match settle(&file, bytes, &mailbox) {
-                Ok(()) => Deposited::Written,
-                Err(error) => abandon(&mailbox, error),
-            },
-        };
-        self.places.into_iter().map(end).collect()
-    }
-}
-
-/// The file with its head and how long that is, or none if an earlier run did it all.
-fn open(mailbox: &Mailbox, has_lines: bool) -> io::Result<Option<(File, u64)>> {
+/// A file in `tmp` that begins with `head`, or none if an earlier attempt did it all.
+pub(crate) fn open(mailbox: &Mailbox, head: &[u8]) -> io::Result<Option<File>> {
     if mailbox.is_repeated {
         // In this order: an earlier attempt that still runs has renamed its file before, and is found, or finds nothing to rename.
         remove_earlier(mailbox)?;
@@ -206,14 +123,8 @@ fn open(mailbox: &Mailbox, has_lines: bool) -> io::Result<Option<(File, u64)>> {
         }
         opened => opened?,
     };
-    let mut head = Vec::new();
-    if has_lines {
-        without_cr(&mailbox.head, false, &mut head);
-    } else {
-        head.extend_from_slice(&mailbox.head);
-    }
-    file.write_all(&head)?;
-    Ok(Some((file, head.len() as u64)))
+    file.write_all(head)?;
+    Ok(Some(file))
 }
 
 /// Names that are too long are mostly the recipient's: not where the folder that the file at `path` is to be in is there.
@@ -287,7 +198,8 @@ fn named(mailbox: &Mailbox, folder: &str) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn settle(file: &File, bytes: u64, mailbox: &Mailbox) -> io::Result<()> {
+/// Syncs the file and renames it; `bytes` are its length.
+pub(crate) fn settle(file: &File, bytes: u64, mailbox: &Mailbox) -> io::Result<()> {
     file.sync_all()?;
     let new = mailbox.folder.join("new");
     let (from, to) = (mailbox.draft(), new.join(format!("{},S={bytes}", mailbox.name)));
@@ -302,31 +214,10 @@ fn settle(file: &File, bytes: u64, mailbox: &Mailbox) -> io::Result<()> {
 }
 
 /// Nothing stays in `tmp`. A sync that failed is not tried again: the next attempt writes a file of its own.
-fn abandon(mailbox: &Mailbox, error: io::Error) -> Deposited {
+pub(crate) fn abandon(mailbox: &Mailbox, error: &io::Error) {
     // Best effort: what is left is removed by the next attempt, or swept by a reader after 36 hours.
     let _ = fs::remove_file(mailbox.draft());
     warn!(folder = %mailbox.folder.display(), %error, "a maildir cannot be written");
-    Deposited::Failed(error)
-}
-
-/// Appends `piece` with each CRLF as LF. `after_cr` says that the byte before was a CR that is not appended yet; returns the same for the
-/// next piece.
-fn without_cr(piece: &[u8], after_cr: bool, out: &mut Vec<u8>) -> bool {
-    let mut rest = piece;
-    if after_cr && rest.first() != Some(&b'\n') {
-        out.push(b'\r');
-    }
-    while let Some(at) = memchr(b'\r', rest) {
-        out.extend_from_slice(&rest[..at]);
-        rest = &rest[at + 1..];
-        match rest.first() {
-            None => return true,
-            Some(b'\n') => {}
-            Some(_) => out.push(b'\r'),
-        }
-    }
-    out.extend_from_slice(rest);
-    false
 }
 
 /// The reply that stands for an error of the file system. What an operator can mend is deferred; no path is shown.
@@ -353,12 +244,11 @@ pub fn refusal(error: &io::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
+pub(crate) mod tests {
     use super::*;
+    use crate::deposit::{Deposit, Deposited};
 
-    fn mailbox(folder: &Path) -> Mailbox {
+    pub(crate) fn mailbox(folder: &Path) -> Mailbox {
         Mailbox {
             folder: folder.join("y.test/b/Maildir"),
             name: "1790000000.Q1-2-3R0.mx.test".into(),
@@ -419,44 +309,17 @@ mod tests {
         }
     }
 
-    fn deliver(mailbox: &Mailbox, pieces: &[&[u8]], has_lines: bool) -> Deposited {
+    pub(crate) fn deliver(mailbox: &Mailbox, pieces: &[&[u8]], has_lines: bool) -> Deposited {
         let mut deposit = Deposit::begin(vec![mailbox.clone()], has_lines);
         pieces.iter().for_each(|piece| deposit.write(piece));
         deposit.finish().remove(0)
     }
 
-    fn only_file(folder: &Path) -> (String, Vec<u8>) {
+    pub(crate) fn only_file(folder: &Path) -> (String, Vec<u8>) {
         let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert_eq!(files.len(), 1, "{files:?}");
         let path = files.remove(0);
         (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(path).unwrap())
-    }
-
-    #[test]
-    fn a_message_becomes_one_file_in_new_with_line_feeds_whatever_its_pieces() {
-        let content = b"Subject: x\r\n\r\nbare \r cr\r\n.dot\r\nend\r";
-        for cut in 0..=content.len() {
-            let folder = tempfile::tempdir().unwrap();
-            let to = mailbox(folder.path());
-            assert!(matches!(deliver(&to, &[&content[..cut], b"", &content[cut..]], true), Deposited::Written));
-            let (name, bytes) = only_file(&to.folder.join("new"));
-            assert_eq!(
-                bytes.escape_ascii().to_string(),
-                b"Return-Path: <a@x.test>\nSubject: x\n\nbare \r cr\n.dot\nend\r\n".escape_ascii().to_string()
-            );
-            assert_eq!(name, format!("{},S={}", to.name, bytes.len()));
-            assert_eq!(fs::read_dir(to.folder.join("tmp")).unwrap().count(), 0);
-            let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-            assert_eq!((mode(to.folder.join("cur")), mode(to.folder.join("new").join(name))), (0o700, 0o600));
-        }
-    }
-
-    #[test]
-    fn content_without_lines_is_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let to = mailbox(folder.path());
-        deliver(&to, &[b"\r\n\n\r\0"], false);
-        assert_eq!(only_file(&to.folder.join("new")).1, b"Return-Path: <a@x.test>\r\n\r\n\n\r\0");
     }
 
     #[test]
@@ -495,31 +358,6 @@ mod tests {
         assert_eq!(fs::read_dir(to.folder.join("tmp")).unwrap().count(), 2);
     }
 
-    /// Both wrote one file: what the later attempt had emptied the earlier one put into `new` as it was then.
-    #[test]
-    fn an_attempt_that_goes_on_late_neither_spoils_a_later_one_nor_delivers_beside_it() {
-        for late_ends_first in [true, false] {
-            let folder = tempfile::tempdir().unwrap();
-            let to = mailbox(folder.path());
-            let mut late = Deposit::begin(vec![to.clone()], true);
-            late.write(b"one\r\n");
-            let mut again = Deposit::begin(vec![Mailbox { is_repeated: true, attempt: 2, ..to.clone() }], true);
-            late.write(b"two\r\n");
-            let ends = if late_ends_first {
-                let ended = late.finish();
-                again.write(b"one\r\ntwo\r\n");
-                [ended, again.finish()]
-            } else {
-                again.write(b"one\r\ntwo\r\n");
-                let ended = again.finish();
-                [late.finish(), ended]
-            };
-            assert!(matches!([&ends[0][..], &ends[1][..]], [[Deposited::Failed(_)], [Deposited::Written]]), "{ends:?}");
-            assert_eq!(only_file(&to.folder.join("new")).1, b"Return-Path: <a@x.test>\none\ntwo\n");
-            assert_eq!(fs::read_dir(to.folder.join("tmp")).unwrap().count(), 0);
-        }
-    }
-
     /// The owner of a mailbox could know the name of the file in `tmp`, and put there what no writer comes back from opening: two such
     /// messages ended the delivery into all maildirs.
     #[test]
@@ -547,19 +385,6 @@ mod tests {
         fs::create_dir_all(to.folder.join("tmp")).unwrap();
         assert!(matches!(deliver(&to, &[b"x\r\n"], true), Deposited::Written));
         only_file(&to.folder.join("new"));
-    }
-
-    #[test]
-    fn one_mailbox_that_cannot_be_written_does_not_stop_the_others() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("file"), b"").unwrap();
-        let good = mailbox(folder.path());
-        let bad = Mailbox { folder: folder.path().join("file/Maildir"), ..good.clone() };
-        let mut deposit = Deposit::begin(vec![bad, good.clone()], true);
-        deposit.write(b"x\r\n");
-        let ends = deposit.finish();
-        assert!(matches!(&ends[..], [Deposited::Failed(_), Deposited::Written]), "{ends:?}");
-        only_file(&good.folder.join("new"));
     }
 
     /// A link to a disk that was not mounted overflowed the stack: making the folder below it failed for want of a folder above, which was
