@@ -12,6 +12,7 @@ mod counters;
 mod disk;
 pub mod ledger;
 mod random;
+mod small_log;
 pub mod station;
 mod world;
 
@@ -19,4 +20,5 @@ pub use control::Control;
 pub use counters::Counters;
 pub use disk::{Cut, Disk, Landing, Name, SECTOR_BYTES};
 pub use random::Random;
+pub use small_log::small_log;
 pub use world::{Loss, run, run_shards};

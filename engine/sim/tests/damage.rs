@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use ringpost_sim::content::{Filling, payload};
 use ringpost_sim::station::{BadPlace, Station};
-use ringpost_sim::{Disk, Random};
+use ringpost_sim::{Disk, Random, small_log};
 use ringpost_spool::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES, Content, DamageKind, Event, LogConfig, RECORD_HEADER_BYTES, RecordId, SegmentFile, blank_front,
-    forged_batch, forged_run,
+    BATCH_HEADER_BYTES, BLOCK_BYTES, Content, DamageKind, Event, RECORD_HEADER_BYTES, RecordId, SegmentFile, blank_front, forged_batch,
+    forged_run,
 };
 
 const MESSAGES: u64 = 60;
@@ -24,17 +24,6 @@ struct Bench {
     hostile_in: Option<SegmentFile>,
 }
 
-fn config(boot: u64) -> LogConfig {
-    let mut config = LogConfig::new(7, 0, boot);
-    config.segment_bytes = 128 << 10;
-    config.batch_bytes = 16 << 10;
-    config.read_bytes = 64 << 10;
-    config.prepared_segments = 3;
-    config.segments_max = 12;
-    config.prepare_bytes_per_s = 1 << 40;
-    config
-}
-
 impl Bench {
     /// A log with messages of all sizes, stopped cleanly.
     fn new(seed: u64) -> Bench {
@@ -44,7 +33,7 @@ impl Bench {
     /// The same, with messages of these contents in front of all.
     fn with(seed: u64, hostile: &[Vec<u8>]) -> Bench {
         let (mut random, now) = (Random::new(seed), Instant::now());
-        let station = Station::new(Disk::new(4 << 20), config(1), None, &mut random, now);
+        let station = Station::new(Disk::new(4 << 20), small_log(1), None, &mut random, now);
         let mut bench = Bench { station, random, now, stands: BTreeMap::new(), hostile_in: None };
         let (mut next, mut hostile) = (0, hostile.iter().zip(0..).peekable());
         for _ in 0..100_000 {
@@ -97,7 +86,7 @@ impl Bench {
     }
 
     fn recover_as(&mut self, boot: u64) -> (BTreeSet<u64>, Vec<(SegmentFile, DamageKind)>) {
-        self.station.reopen(config(boot), &mut self.random, self.now);
+        self.station.reopen(small_log(boot), &mut self.random, self.now);
         let (mut found, mut damages, mut loaded) = (BTreeSet::new(), Vec::new(), false);
         let mut body = Vec::new();
         for _ in 0..10_000 {
@@ -138,7 +127,7 @@ fn a_file_written_in_advance_is_no_damage() {
     disk.allocate((file, false), 128 << 10);
     disk.sync((file, false));
     disk.sync_directory();
-    let station = Station::new(disk, config(1), None, &mut random, now);
+    let station = Station::new(disk, small_log(1), None, &mut random, now);
     let mut bench = Bench { station, random, now, stands: BTreeMap::new(), hostile_in: None };
     assert_eq!(bench.recover(), (BTreeSet::new(), vec![]));
 }
@@ -156,7 +145,7 @@ fn a_file_marked_as_blank_is_not_looked_through() {
         disk.sync(name);
     }
     disk.sync_directory();
-    let station = Station::new(disk, config(1), None, &mut random, now);
+    let station = Station::new(disk, small_log(1), None, &mut random, now);
     let mut bench = Bench { station, random, now, stands: BTreeMap::new(), hostile_in: None };
     assert_eq!(bench.recover(), (BTreeSet::new(), vec![]));
     assert_eq!(bench.station.bytes_read, 8 * 3 * BLOCK_BYTES as u64);
@@ -416,7 +405,7 @@ fn batches_forged_in_content_are_not_believed_where_the_head_is_gone() {
 #[test]
 fn a_forged_batch_that_claims_to_be_longer_than_it_is_is_not_believed() {
     let victim = RecordId { boot: 1, shard: 0, sequence: MESSAGES - 1 };
-    let (apart, batch) = (config(1).read_bytes, config(1).batch_bytes);
+    let (apart, batch) = (small_log(1).read_bytes, small_log(1).batch_bytes);
     let [first, second] = forged_run(0x5eed, 1000, 1, 1 << 40, victim, apart);
     // Each message fills a batch, and the forged one is its second block.
     let content = |forged: &[u8]| {

@@ -3,22 +3,15 @@
 use std::time::{Duration, Instant};
 
 use ringpost_sim::station::Station;
-use ringpost_sim::{Disk, Random};
+use ringpost_sim::{Disk, Random, small_log};
 use ringpost_spool::{AppendError, Content, Event, LogConfig, RecordId, Space};
 
 const MESSAGE: RecordId = RecordId { boot: 1, shard: 0, sequence: 1 };
 const OUTCOMES: u32 = 150;
 
 fn config() -> LogConfig {
-    let mut config = LogConfig::new(7, 0, 1);
-    config.segment_bytes = 128 << 10;
-    config.batch_bytes = 16 << 10;
-    config.read_bytes = 64 << 10;
-    config.prepared_segments = 3;
-    config.segments_max = 32;
     // A second for each segment: they are used up before the next is there.
-    config.prepare_bytes_per_s = 128 << 10;
-    config
+    LogConfig { segments_max: 32, prepare_bytes_per_s: 128 << 10, ..small_log(1) }
 }
 
 /// What one turn told.

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use ringpost_sim::station::{Change, SimHost, Station};
-use ringpost_sim::{Cut, Disk, Random};
+use ringpost_sim::{Cut, Disk, Random, small_log};
 use ringpost_spool::{AppendError, Content, Event, Log, LogConfig, RecordId, Space, Ticket};
 
 const SEGMENT_BYTES: usize = 128 << 10;
@@ -13,13 +13,7 @@ const BIG: [u8; 6000] = [0; 6000];
 const BIG_IN_SEGMENT: u64 = 20;
 
 fn config(boot: u64) -> LogConfig {
-    let mut config = LogConfig::new(7, 0, boot);
-    config.segment_bytes = SEGMENT_BYTES as u32;
-    config.batch_bytes = 16 << 10;
-    config.read_bytes = 64 << 10;
-    config.prepared_segments = 3;
-    config.prepare_bytes_per_s = 1 << 40;
-    config
+    LogConfig { segments_max: 4096, ..small_log(boot) }
 }
 
 /// As many segments as are ready at the start, and never one more.

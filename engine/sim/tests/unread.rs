@@ -5,23 +5,12 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use ringpost_sim::station::{BadPlace, Station};
-use ringpost_sim::{Cut, Disk, Random};
-use ringpost_spool::{BLOCK_BYTES, Content, DamageKind, Event, LogConfig, RecordId, SegmentFile};
+use ringpost_sim::{Cut, Disk, Random, small_log};
+use ringpost_spool::{BLOCK_BYTES, Content, DamageKind, Event, RecordId, SegmentFile};
 
 const BIG: [u8; 9000] = [7; 9000];
 /// Blocks of a segment.
 const BLOCKS: u64 = (128 << 10) / BLOCK_BYTES as u64;
-
-fn config(boot: u64) -> LogConfig {
-    let mut config = LogConfig::new(7, 0, boot);
-    config.segment_bytes = 128 << 10;
-    config.batch_bytes = 16 << 10;
-    config.read_bytes = 64 << 10;
-    config.prepared_segments = 3;
-    config.segments_max = 16;
-    config.prepare_bytes_per_s = 1 << 40;
-    config
-}
 
 /// A message of the life `boot`.
 fn id(boot: u64, sequence: u64) -> RecordId {
@@ -56,7 +45,7 @@ const LAST: RecordId = RecordId { boot: 1, shard: 0, sequence: 1000 };
 impl Bench {
     fn new(seed: u64) -> Bench {
         let (mut random, now) = (Random::new(seed), Instant::now());
-        let station = Station::new(Disk::new(4 << 20), config(1), None, &mut random, now);
+        let station = Station::new(Disk::new(4 << 20), small_log(1), None, &mut random, now);
         let (queued, settled) = (BTreeSet::from([IN_CHUNKS, LAST]), BTreeSet::new());
         let mut bench = Bench { station, random, now, boot: 1, messages: SegmentFile(0), record: 0..0, queued, settled };
         bench.idle();
@@ -113,7 +102,7 @@ impl Bench {
     /// The next life, once it has read all that it can.
     fn start(&mut self) -> Start {
         self.boot += 1;
-        self.station.reopen(config(self.boot), &mut self.random, self.now);
+        self.station.reopen(small_log(self.boot), &mut self.random, self.now);
         let mut start = Start::default();
         for _ in 0..10_000 {
             self.turn(&mut start);
