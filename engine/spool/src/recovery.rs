@@ -317,7 +317,7 @@ impl<H: Host> Log<H> {
         let segment = self.segments.get(slot);
         let most = self.config.read_bytes.min(segment.bytes - at);
         let fetch = recovery.fetch.get_or_insert_with(|| Fetch::new(at, needed, most, &recovery.unreadable));
-        match fetch.next(buffer.bytes_mut(), &recovery.unreadable) {
+        match fetch.next(buffer.bytes_mut(), &mut recovery.unreadable) {
             Some((offset, bytes)) => {
                 let kind = OpKind::Read { file: segment.file, offset: u64::from(offset), buffer, bytes: bytes as usize };
                 Asked::Op(self.op(Purpose::Recovery, kind))
@@ -335,7 +335,7 @@ impl<H: Host> Log<H> {
         let OpResult::Read { mut buffer, result } = result else { panic!("the answer to a read") };
         let fetch = recovery.fetch.as_mut().expect("a read was under way");
         fetch.completed(buffer.bytes_mut(), result, &mut recovery.unreadable);
-        let is_held = fetch.next(buffer.bytes_mut(), &recovery.unreadable).is_none();
+        let is_held = fetch.next(buffer.bytes_mut(), &mut recovery.unreadable).is_none();
         recovery.held = Some(Held { buffer, at: fetch.at(), bytes: fetch.bytes() });
         if is_held {
             recovery.fetch = None;
