@@ -80,7 +80,7 @@ impl Shard {
                 Event::Reserve(on) => {
                     info!(shard = shard.id, log = number, on, "the log of a shard that no longer exists has only its reserve left while this is on");
                 }
-                Event::SegmentPrepared { .. } | Event::SegmentFreed { .. } | Event::Stopped => {}
+                Event::SegmentPrepared { .. } | Event::SegmentFreed { .. } | Event::NotEmptied { .. } | Event::Stopped => {}
                 Event::Retired => {
                     info!(shard = shard.id, log = number, "the log of a shard that no longer exists is empty and gone");
                     let (shard, ring) = (shard.clone(), shard.ring.clone());

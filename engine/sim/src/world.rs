@@ -303,7 +303,7 @@ impl World {
                     counters.retired += 1;
                     life.is_stopped = true;
                 }
-                Event::PrepareFailed { .. } => (),
+                Event::PrepareFailed { .. } | Event::NotEmptied { .. } => (),
             }
         }
         Ok(())

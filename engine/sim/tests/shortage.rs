@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use ringpost_sim::station::{Change, SimHost, Station};
+use ringpost_sim::station::{BadPlace, Change, SimHost, Station};
 use ringpost_sim::{Cut, Disk, Random, small_log};
 use ringpost_spool::{AppendError, Content, Event, Log, LogConfig, RecordId, Space, Ticket};
 
@@ -319,4 +319,65 @@ fn a_shortage_of_descriptors_or_memory_is_no_failure_of_the_disk() {
             assert_eq!(shard.station.log.messages() as u64, mail);
         }
     }
+}
+
+impl Shard {
+    /// As a shard does it, and polled only when the log has asked for that: after an append, a completion, and when its time has come.
+    ///
+    /// False if the log has nothing more to say; then there is no room, and none is to come.
+    fn written_unasked(&mut self, mut append: impl FnMut(&mut Log<SimHost>, Instant) -> Result<Ticket, AppendError>) -> bool {
+        loop {
+            if append(&mut self.station.log, self.now).is_ok() {
+                return true;
+            }
+            loop {
+                self.station.begin_all(self.now);
+                let mut makes_room = false;
+                while let Some(event) = self.station.log.event() {
+                    assert!(!matches!(event, Event::Poisoned(_) | Event::Refused(_)), "{event:?}");
+                    makes_room |= event.makes_room();
+                }
+                if makes_room {
+                    break;
+                }
+                if self.station.running() > 0 {
+                    self.station.complete_one(&mut self.random, self.now);
+                    self.now += Duration::from_millis(1);
+                } else if let Some(at) = self.station.log.next_deadline() {
+                    self.now = self.now.max(at);
+                } else {
+                    assert_eq!(append(&mut self.station.log, self.now).err(), Some(AppendError::NoSpace), "nothing more is to come");
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+/// What found no room was to wait for the copies out of a segment. It could not be read, nothing was copied, and nobody was told: outcomes
+/// stayed unwritten until something else happened, though there was room for a segment more.
+#[test]
+fn who_waits_for_copies_is_told_when_there_are_none() {
+    let mut unreadable = 0;
+    for seed in 0..40 {
+        let mut shard = Shard::new(seed, config(1), 64 << 20);
+        let messages = BIG_IN_SEGMENT - 1;
+        (0..messages).for_each(|sequence| assert!(shard.mail(sequence)));
+        shard.restart(config(2));
+        (0..messages).for_each(|sequence| assert!(shard.outcome(sequence, 0, &BIG)));
+        shard.restart(config(3));
+        shard.station.log.set_space(Space { bytes: config(1).free_bytes_min - 1, inodes: u64::MAX });
+        shard.station.disk.list().into_iter().for_each(|found| {
+            shard.station.unreadable.push(BadPlace { file: found.file, bytes: 0..u64::MAX, times: u32::MAX });
+        });
+        for index in 1..100 {
+            if index == 10 + seed as u32 {
+                (2..messages).for_each(|sequence| shard.settled(sequence));
+            }
+            let is_written = shard.written_unasked(|log, now| log.outcome(message(0), index, &BIG, now));
+            assert!(is_written, "seed {seed}: outcome {index} is not recorded");
+        }
+        unreadable += shard.station.reads.1;
+    }
+    assert!(unreadable > 0, "compaction tried to read");
 }

@@ -82,21 +82,29 @@ impl<H: Host> Log<H> {
             return None;
         }
         let mut victim = self.compaction.victim.take().or_else(|| self.choose_victim(now))?;
-        if let Some(until) = victim.until {
-            if self.commit.acknowledged() < until {
-                self.compaction.victim = Some(victim);
-            } else {
-                // What still counts in it couldn't be read: it stays as it is until that is settled.
-                let segment = self.segments.get_mut(victim.slot);
-                segment.stuck = !segment.is_dead();
-                self.is_changed = true;
-            }
+        if victim.until.is_none() {
+            self.carry(&mut victim, now);
+        }
+        // Nothing may have been copied: then no completion is to come that would bring one back here.
+        if victim.until.is_some_and(|until| self.commit.acknowledged() >= until) {
+            self.end_compaction(victim.slot);
             return None;
         }
-        self.carry(&mut victim, now);
         let op = self.read_victim(&mut victim, now);
         self.compaction.victim = Some(victim);
         op
+    }
+
+    /// The copies out of the segment in `slot` are acknowledged.
+    fn end_compaction(&mut self, slot: u32) {
+        self.is_changed = true;
+        let segment = self.segments.get_mut(slot);
+        // What still counts in it couldn't be read: it stays as it is until that is settled.
+        segment.stuck = !segment.is_dead();
+        if segment.stuck {
+            let file = segment.file;
+            self.events.push_back(Event::NotEmptied { file });
+        }
     }
 
     pub(crate) fn compaction_completed(&mut self, result: OpResult<H::Buffer>) {

@@ -62,6 +62,12 @@ pub enum Event<'a> {
         /// The file.
         file: SegmentFile,
     },
+    /// What counts in a segment could not all be carried out of it: it stays as it is until that is settled. What was left for the copies is
+    /// for others again.
+    NotEmptied {
+        /// The file.
+        file: SegmentFile,
+    },
     /// Preparing met a full disk, or found no descriptor or memory, and will be tried again; what is promised goes on.
     PrepareFailed {
         /// The errno, negative.
@@ -86,6 +92,7 @@ impl Event<'_> {
             | Self::Acknowledged(_)
             | Self::SegmentPrepared { .. }
             | Self::SegmentFreed { .. }
+            | Self::NotEmptied { .. }
             | Self::Reserve(_) => true,
             Self::Found { .. }
             | Self::FoundOutcome { .. }
