@@ -60,7 +60,7 @@ impl Disk {
     }
 
     fn found(&self) -> Vec<FoundFile> {
-        self.files.iter().map(|(&(file, temporary), bytes)| FoundFile { file, bytes: bytes.len() as u64, temporary }).collect()
+        self.files.iter().map(|(&(file, temporary), bytes)| FoundFile { file, bytes: bytes.len() as u64, temporary, doubt: None }).collect()
     }
 }
 

@@ -38,6 +38,16 @@ pub(crate) fn next_boot(spool: &Path) -> Result<u32, SpoolHomeError> {
 }
 
 /// `seconds`: what the clock shows, since 1970.
+/// The number of the newest start so far, if there was one and it is sure.
+pub(crate) fn newest_boot(spool: &Path) -> Option<u64> {
+    let mut slots = Vec::with_capacity(FILE_BYTES);
+    File::open(spool.join("boot")).ok()?.take(FILE_BYTES as u64 + 1).read_to_end(&mut slots).ok()?;
+    match Known::read(&slots)? {
+        Known::Slots { newest, in_doubt: false, .. } => Some(newest),
+        Known::Nothing | Known::Slots { .. } => None,
+    }
+}
+
 fn next_boot_at(spool: &Path, seconds: u64) -> Result<u32, SpoolHomeError> {
     let path = spool.join("boot");
     if seconds > CLOCK_SECONDS_MAX {

@@ -18,6 +18,7 @@ use ringpost_spool::{
     AppendError, Appended, BATCHES_IN_FLIGHT_MAX, Content, Event, Host, Location, Log, LogConfig, Op, OpId, OpKind, RecordId, RecordWriter,
     Role, Room, SegmentFile, Ticket,
 };
+use tracing::warn;
 
 use crate::{
     metrics::Metrics,
@@ -73,6 +74,7 @@ pub struct Committer {
     ring: Ring,
     log: RefCell<Log<LogHost>>,
     files: SegmentFiles,
+    boot: u64,
     metrics: Rc<Metrics>,
     acknowledged: Cell<Ticket>,
     poisoned: Cell<bool>,
@@ -91,15 +93,22 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Opens the log in `files`' directory. Nothing happens until [`Committer::run`] is polled.
-    pub fn open(ring: Ring, files: SegmentFiles, config: LogConfig, metrics: Rc<Metrics>) -> io::Result<Rc<Committer>> {
-        let found = files.found()?;
+    /// Opens the log in `files`' directory; `previous_boot` is the start before this one, if that is sure. Nothing happens until [`Committer::run`] is polled.
+    pub fn open(
+        ring: Ring,
+        files: SegmentFiles,
+        config: LogConfig,
+        previous_boot: Option<u64>,
+        metrics: Rc<Metrics>,
+    ) -> io::Result<Rc<Committer>> {
+        let (found, boot) = (files.found(previous_boot)?, config.boot);
         let is_adopted = config.role == Role::Adopted;
         let log = Log::open(config, LogHost { ring: ring.clone() }, &found, ring.now());
         Ok(Rc::new(Committer {
             ring,
             log: RefCell::new(log),
             files,
+            boot,
             metrics,
             acknowledged: Cell::new(Ticket(0)),
             poisoned: Cell::new(false),
@@ -233,9 +242,10 @@ impl Committer {
     }
 
     fn drain_events(&self, on_event: &impl Fn(&Event<'_>)) {
-        let mut log = self.log.borrow_mut();
+        let (mut log, mut is_loaded) = (self.log.borrow_mut(), false);
         while let Some(event) = log.event() {
             match &event {
+                Event::Loaded(_) => is_loaded = true,
                 Event::Acknowledged(ticket) => self.acknowledge(*ticket),
                 Event::Poisoned(_) | Event::Refused(_) => {
                     self.poisoned.set(true);
@@ -251,6 +261,12 @@ impl Committer {
                 self.crowded.borrow_mut().drain(..).for_each(Waker::wake);
             }
             on_event(&event);
+        }
+        if is_loaded {
+            let doubts: Vec<_> = log.doubts().collect();
+            if let Err(reason) = self.files.note_doubts(self.boot, &doubts) {
+                warn!(%reason, files = doubts.len(), "which segments could not be read cannot be written down: the next start keeps more for their sake");
+            }
         }
     }
 

@@ -89,7 +89,7 @@ impl Inspection {
             // What is being prepared is none of a reader's business.
             if let Some((file, false)) = entry.file_name().to_str().and_then(SegmentFile::parse) {
                 let bytes = entry.metadata().map_err(|reason| format!("{}: {reason}", entry.path().display()))?.len();
-                files.push(FoundFile { file, bytes, temporary: false });
+                files.push(FoundFile { file, bytes, temporary: false, doubt: None });
             }
         }
         let log = Log::open(config, ReaderHost, &files, Instant::now());

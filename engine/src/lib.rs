@@ -20,6 +20,7 @@ mod deposit;
 mod destination_events;
 mod destination_summary;
 mod dialing;
+mod doubted_files;
 mod envelope_times;
 mod file_threads;
 mod folder;

@@ -3,9 +3,9 @@
 use std::{cell::RefCell, collections::HashMap, fs, io, os::unix::fs::OpenOptionsExt, path::PathBuf};
 
 use ringpost_ring::{File, Pages, PagesMut, Ring, WriteError, WriteSynced};
-use ringpost_spool::{BatchBuffer, FoundFile, OpKind, OpResult, SegmentFile, Space};
+use ringpost_spool::{BatchBuffer, Doubt, FoundFile, OpKind, OpResult, SegmentFile, Space};
 
-use crate::spool_home::WriteMode;
+use crate::{doubted_files, spool_home::WriteMode};
 
 /// Zeros written at once while a segment is prepared.
 const FILL_BYTES: usize = 1 << 20;
@@ -48,13 +48,13 @@ impl SegmentFiles {
         Ok(SegmentFiles { ring, directory, names, write_mode, open: RefCell::default(), zeros: RefCell::default() })
     }
 
-    /// The segment files that are there. Blocks: called once, at the start.
-    pub fn found(&self) -> io::Result<Vec<FoundFile>> {
-        let mut files = Vec::new();
+    /// The segment files that are there, with what the start `previous_boot` could not read of them. Blocks: called once, at the start.
+    pub fn found(&self, previous_boot: Option<u64>) -> io::Result<Vec<FoundFile>> {
+        let (mut files, doubts) = (Vec::new(), doubted_files::read(&self.directory, previous_boot));
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
             if let Some((file, temporary)) = entry.file_name().to_str().and_then(SegmentFile::parse) {
-                files.push(FoundFile { file, bytes: entry.metadata()?.len(), temporary });
+                files.push(FoundFile { file, bytes: entry.metadata()?.len(), temporary, doubt: doubts.get(&file).copied() });
             }
         }
         Ok(files)
@@ -67,9 +67,15 @@ impl SegmentFiles {
         Ok(Space { bytes: stat.f_bavail.saturating_mul(stat.f_frsize), inodes })
     }
 
-    /// Removes the directory, which must be empty.
+    /// Writes down what the start `boot` could not read, for the next one. Blocks, seldom for more than a look.
+    pub fn note_doubts(&self, boot: u64, doubts: &[(SegmentFile, Doubt)]) -> io::Result<()> {
+        doubted_files::write(&self.directory, boot, doubts)
+    }
+
+    /// Removes the directory, which must be empty of segments.
     pub fn remove_directory(&self) -> io::Result<()> {
         self.open.borrow_mut().clear();
+        doubted_files::remove(&self.directory)?;
         fs::remove_dir(&self.directory)?;
         self.directory.parent().map_or(Ok(()), crate::folder::sync_folder)
     }

@@ -293,7 +293,8 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         let files = SegmentFiles::open(ring.clone(), directory.clone(), plan.home.write_mode())
             .map_err(|reason| format!("{}: {reason}", directory.display()))?;
         let log = log_config(&config, &plan.home, number, role);
-        Committer::open(ring.clone(), files, log, metrics.clone()).map_err(|reason| format!("{}: {reason}", directory.display()))
+        Committer::open(ring.clone(), files, log, plan.home.previous_boot(), metrics.clone())
+            .map_err(|reason| format!("{}: {reason}", directory.display()))
     };
     let mut committers = Vec::new();
     for (number, role) in std::iter::once((plan.id, Role::Own)).chain(plan.adopted.iter().map(|number| (*number, Role::Adopted))) {

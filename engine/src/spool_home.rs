@@ -5,7 +5,7 @@
 //! spool/identity      "ringpost-spool 1 <node: 16 hex digits>\n", made once
 //! spool/boot          the number of the newest start, synced before an id of it is given out (`boot_number.rs`)
 //! spool/self-test     4 KiB that each start overwrites and reads back (S17)
-//! spool/shard-NNN/    one log for each shard (docs/spool-format.md)
+//! spool/shard-NNN/    one log for each shard (docs/spool-format.md), and what it could not read (`doubted_files.rs`)
 //! ```
 
 use std::{
@@ -18,7 +18,10 @@ use std::{
 use rustix::fs::{FlockOperation, OFlags};
 use tracing::warn;
 
-use crate::{boot_number::next_boot, folder::sync_folder};
+use crate::{
+    boot_number::{newest_boot, next_boot},
+    folder::sync_folder,
+};
 
 /// The folder format this build writes and the newest it reads.
 const FORMAT: u32 = 1;
@@ -121,6 +124,7 @@ pub struct SpoolHome {
     path: PathBuf,
     node: u64,
     boot: u32,
+    previous_boot: Option<u64>,
     write_mode: WriteMode,
     _lock: File,
 }
@@ -135,6 +139,7 @@ impl SpoolHome {
         let lock = take_lock(&path)?;
         refuse_forgetful(&path, allow_unsafe)?;
         let node = identity(&path, node_if_new)?;
+        let previous_boot = newest_boot(&path);
         let boot = next_boot(&path)?;
         let write_mode = self_test(&path)?;
         // For whoever finds the spool taken. It overwrites the line before, padded to a length that never grows; without room for it the
@@ -146,7 +151,7 @@ impl SpoolHome {
         if write_mode == WriteMode::Buffered {
             warn!(path = %path.display(), "the file system refuses O_DIRECT: batches are written through the page cache, slower and as durable");
         }
-        Ok(SpoolHome { path, node, boot, write_mode, _lock: lock })
+        Ok(SpoolHome { path, node, boot, previous_boot, write_mode, _lock: lock })
     }
 
     /// Numbers of the logs here that no shard below `shards` has: they are adopted until they are empty (S18).
@@ -179,6 +184,11 @@ impl SpoolHome {
     /// This start's number: larger than every earlier one of this spool.
     pub fn boot(&self) -> u32 {
         self.boot
+    }
+
+    /// The number of the start before this one; `None` for the first, or when that is not sure.
+    pub fn previous_boot(&self) -> Option<u64> {
+        self.previous_boot
     }
 
     /// How batches are written here.
@@ -320,6 +330,7 @@ mod tests {
         let again = SpoolHome::open(folder.path(), 0x9999, true).unwrap();
         assert_eq!(again.node(), first);
         assert!(again.boot() > boot);
+        assert_eq!(again.previous_boot(), Some(u64::from(boot)));
     }
 
     #[test]

@@ -73,7 +73,12 @@ impl Disk {
 
     /// The directory, as a starting process sees it.
     pub fn list(&self) -> Vec<FoundFile> {
-        let found = |(&(file, temporary), &at): (&Name, &usize)| FoundFile { file, bytes: self.files[at].live.len() as u64, temporary };
+        let found = |(&(file, temporary), &at): (&Name, &usize)| FoundFile {
+            file,
+            bytes: self.files[at].live.len() as u64,
+            temporary,
+            doubt: None,
+        };
         self.names.iter().map(found).collect()
     }
 

@@ -1,11 +1,12 @@
 //! One log on one disk, and the driver between them: begins operations, lets them complete in any order, cuts.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Instant;
 
-use ringpost_spool::{Controls, FoundFile, Host, Log, LogConfig, Op, OpId, OpKind, OpResult, SegmentFile};
+use ringpost_spool::{Controls, Doubt, FoundFile, Host, Log, LogConfig, Op, OpId, OpKind, OpResult, SegmentFile};
 
 use crate::control::Control;
 use crate::disk::{Cut, Disk, Landing};
@@ -114,7 +115,7 @@ impl Station {
     /// A first life on an empty disk.
     pub fn new(disk: Disk, config: LogConfig, control: Option<Control>, random: &mut Random, now: Instant) -> Self {
         let pool = Rc::default();
-        let log = Self::open(&disk, config, control, &pool, random, now);
+        let log = Self::open(&disk, config, control, &pool, random, now, &HashMap::new());
         Station {
             disk,
             log,
@@ -133,7 +134,9 @@ impl Station {
     /// The next life on what the disk has.
     pub fn reopen(&mut self, config: LogConfig, random: &mut Random, now: Instant) {
         self.fault = None;
-        self.log = Self::open(&self.disk, config, self.control, &self.pool, random, now);
+        // A driver writes them down when the log is loaded.
+        let doubts = if self.log.is_loading() { HashMap::new() } else { self.log.doubts().collect() };
+        self.log = Self::open(&self.disk, config, self.control, &self.pool, random, now, &doubts);
     }
 
     fn open(
@@ -143,11 +146,13 @@ impl Station {
         pool: &Rc<RefCell<Vec<Vec<u8>>>>,
         random: &mut Random,
         now: Instant,
+        doubts: &HashMap<SegmentFile, Doubt>,
     ) -> Log<SimHost> {
         config.controls = control.map_or(Controls::default(), Control::of_log);
         let starve_in = if random.one_in(4) { 20 } else { 0 };
         let host = SimHost { pool: Rc::clone(pool), random: Random::new(random.draw()), starve_in };
-        let files: Vec<FoundFile> = disk.list();
+        let mut files: Vec<FoundFile> = disk.list();
+        files.iter_mut().for_each(|found| found.doubt = doubts.get(&found.file).copied());
         Log::open(config, host, &files, now)
     }
 

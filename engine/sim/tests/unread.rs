@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ringpost_sim::station::{BadPlace, Station};
 use ringpost_sim::{Cut, Disk, Random, small_log};
-use ringpost_spool::{BLOCK_BYTES, Content, DamageKind, Event, RecordId, SegmentFile};
+use ringpost_spool::{BLOCK_BYTES, Content, DamageKind, Event, RecordId, SegmentFile, blank_front};
 
 const BIG: [u8; 9000] = [7; 9000];
 /// Blocks of a segment.
@@ -146,9 +146,13 @@ impl Bench {
 
     /// A start that can read everything finds the log as the first life left it.
     fn finds_all(&mut self, seed: u64) {
+        self.finds_all_but(seed, &[]);
+    }
+
+    fn finds_all_but(&mut self, seed: u64, unidentified: &[SegmentFile]) {
         self.station.unreadable.clear();
         let start = self.start();
-        assert!(start.unidentified.is_empty() && start.incomplete.is_empty(), "seed {seed}: {start:?}");
+        assert!(start.unidentified == unidentified && start.incomplete.is_empty(), "seed {seed}: {start:?}");
         assert_eq!(self.found(), self.queued, "seed {seed}: settled were {:?}", self.settled);
         for &id in &self.queued {
             assert_eq!(self.station.log.outcomes(id).count(), 1, "seed {seed}: {id:?} is tried again as if it never had been");
@@ -259,4 +263,100 @@ fn what_is_kept_does_not_keep_a_log_from_opening() {
         }
         bench.finds_all(seed);
     }
+}
+
+impl Bench {
+    /// Mail comes and is delivered, and an upload is cut off by the end of the life.
+    fn live_and_stop(&mut self) {
+        let boot = self.boot;
+        for sequence in 0..300 {
+            self.append(Content::Message, id(boot, sequence), b"m");
+        }
+        self.idle();
+        (0..300).for_each(|sequence| self.settle(id(boot, sequence)));
+        self.append(Content::Chunk, id(boot, 300), &BIG);
+        self.idle();
+        self.stop();
+    }
+
+    /// Start after start with mail that comes and goes: how many files there are, and of how many messages something is known.
+    fn grows_by(&mut self, what: &str) {
+        let mut first = None;
+        for life in 0..12 {
+            self.start();
+            self.idle();
+            let kept = self.station.log.messages();
+            self.live_and_stop();
+            let (files, carried) = (self.files(), self.station.log.carried().bytes);
+            if life < 2 {
+                first = Some((files, kept, carried));
+            }
+            let before = first.expect("a life was lived");
+            let is_no_more = files <= before.0 + 1 && kept <= before.1 && carried <= before.2;
+            assert!(is_no_more, "{what}, life {life}: files, messages and carried bytes {before:?} became {:?}", (files, kept, carried));
+        }
+    }
+
+    /// A file that is there at the next start.
+    fn add_file(&mut self, bytes: usize, front: &[u8]) -> SegmentFile {
+        let file = SegmentFile(99);
+        self.station.disk.create((file, false));
+        self.station.disk.allocate((file, false), bytes);
+        self.station.disk.damage((file, false), 0, front);
+        self.station.disk.sync((file, false));
+        self.station.disk.sync_directory();
+        file
+    }
+
+    fn spoil_file(&mut self, file: SegmentFile, blocks: Range<u64>) {
+        let block = BLOCK_BYTES as u64;
+        self.station.unreadable.push(BadPlace { file, bytes: blocks.start * block..blocks.end * block, times: u32::MAX });
+    }
+}
+
+/// What a start left for the sake of a file that it could not read, the next one kept as well, with what had come since: the disk filled.
+#[test]
+fn a_segment_that_stays_unreadable_keeps_no_more_with_each_start() {
+    let mut bench = Bench::new(1);
+    bench.spoil(0..BLOCKS);
+    bench.grows_by("all of a segment");
+    bench.finds_all(1);
+    let mut bench = Bench::new(2);
+    bench.spoil(0..3);
+    bench.grows_by("the head of a segment");
+    bench.finds_all(2);
+}
+
+#[test]
+fn a_stray_file_that_is_too_short_keeps_no_more_with_each_start() {
+    for bytes in [0, BLOCK_BYTES, 2 * BLOCK_BYTES] {
+        let mut bench = Bench::new(1);
+        bench.add_file(bytes, &[]);
+        bench.grows_by(&format!("{bytes} bytes"));
+        bench.finds_all_but(1, &[SegmentFile(99)]);
+    }
+}
+
+/// A bad block in what was written ahead and never used kept all that speaks of segments long gone.
+#[test]
+fn a_file_that_was_never_used_keeps_nothing() {
+    for bad in [0..1, 1..2, 2..3, 0..3] {
+        let mut bench = Bench::new(1);
+        let file = bench.add_file(128 << 10, &blank_front(7, 0, 128 << 10));
+        bench.spoil_file(file, bad.clone());
+        bench.grows_by(&format!("blocks {bad:?} of a file that is marked blank"));
+        bench.finds_all(1);
+    }
+    // The same of one that has its header.
+    let mut bench = Bench::new(1);
+    let files: Vec<SegmentFile> = bench.station.disk.list().iter().map(|found| found.file).collect();
+    let is_free = |file: &&SegmentFile| {
+        let mut front = [0; BLOCK_BYTES];
+        bench.station.disk.read((**file, false), 2 * BLOCK_BYTES, &mut front);
+        front.iter().all(|&byte| byte == 0)
+    };
+    let free = *files.iter().find(is_free).expect("one is ready");
+    bench.spoil_file(free, 2..3);
+    bench.grows_by("the front of a free segment");
+    bench.finds_all(1);
 }

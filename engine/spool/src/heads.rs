@@ -8,7 +8,7 @@ use crate::op::{BatchBuffer, Host};
 use crate::recovery::{Recovery, Stage};
 use crate::search::Searched;
 use crate::segment::{FIRST_BATCH, HeaderFault, SegmentHeader};
-use crate::segments::{ANY_USE, Segment, SegmentState};
+use crate::segments::{Segment, SegmentState};
 
 /// A segment whose head doesn't tell its use.
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +64,12 @@ impl<H: Host> Log<H> {
             }
         }
         let is_zero = |block: &[u8]| block.iter().all(|&byte| byte == 0);
-        if is_marked_blank && present.is_none() && damaged.is_none() && unreadable.is_empty() {
+        if is_marked_blank && present.is_none() && damaged.is_none() {
             // The mark is gone with the first header: nothing was ever written here.
+            if unreadable.holds(FIRST_BATCH) {
+                self.segments.get_mut(slot).leave();
+                return Ok(());
+            }
             if head.get(FIRST_BATCH as usize..).is_some_and(is_zero) {
                 self.segments.get_mut(slot).state = SegmentState::Blank;
                 recovery.report.blank_segments += 1;
@@ -125,9 +129,11 @@ impl<H: Host> Log<H> {
             Searched::Use(header) if self.is_believed(&header, at_least) => {
                 self.tell_lost_header(slot);
                 self.adopt_generation(slot, &header);
+                let boot = self.config.boot;
                 let segment = self.segments.get_mut(slot);
                 // One batch of a later use may have stood in front of what was found. It is there yet if it just could not be read.
-                (segment.stuck, segment.unread_upto) = (true, (!was_read).then_some(ANY_USE));
+                (segment.stuck, segment.unknown_use) = (true, !was_read);
+                segment.unread_upto = (!was_read).then(|| segment.newest_life(boot));
             }
             _ => self.set_aside(slot),
         }
@@ -140,9 +146,10 @@ impl<H: Host> Log<H> {
 
     /// Nothing of the segment is read in this run, and nothing is written to it.
     pub(crate) fn set_aside(&mut self, slot: u32) {
+        let boot = self.config.boot;
         let segment = self.segments.get_mut(slot);
-        (segment.state, segment.stuck, segment.unread_upto) = (SegmentState::Full, true, Some(ANY_USE));
-        segment.pins += 1;
+        (segment.unknown_use, segment.unread_upto) = (true, Some(segment.newest_life(boot)));
+        segment.leave();
         let damage = Damage { file: segment.file, offset: 0, bytes: u64::from(segment.bytes), kind: DamageKind::Unidentified };
         self.events.push_back(Event::Damaged(damage));
     }

@@ -50,7 +50,7 @@ pub use config::{LogConfig, PREPARE_RETRY, RIDE_IN_RESERVE_MAX, RIDE_MAX, Role, 
 #[cfg(feature = "controls")]
 pub use controls::{Controls, forged_batch, forged_run};
 pub use event::{Damage, DamageKind, Event, PoisonReason, RecoveryError, RecoveryReport};
-pub use log::{FoundFile, Log, Space};
+pub use log::{Doubt, FoundFile, Log, Space};
 pub use op::{BatchBuffer, Host, Op, OpId, OpKind, OpResult};
 pub use read::{Location, QueuedMessage, RecordDamaged};
 pub use record::{ID_PART_MAX, RECORD_HEADER_BYTES, RecordId, RecordKind};

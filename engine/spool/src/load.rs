@@ -93,7 +93,7 @@ impl<H: Host> Log<H> {
 
     fn load_settled(&mut self, known: &mut Known, header: &RecordHeader, place: Place, body: &[u8]) -> bool {
         for home in body.chunks_exact(8).take(header.index as usize).map(|home| u64_at(home, 0)) {
-            if self.holds_use(home) || self.segments.has_unknown_use() {
+            if self.holds_use(home) || self.segments.may_be_unknown(home) {
                 self.hold_settled(place.slot, &[home]);
             }
         }

@@ -31,6 +31,17 @@ pub struct FoundFile {
     pub bytes: u64,
     /// Whether it has its temporary name: left over from a preparation.
     pub temporary: bool,
+    /// What [`Log::doubts`] said of it in the start before this one, if that came to its end and this one is the very next.
+    pub doubt: Option<Doubt>,
+}
+
+/// A file of which something could not be read, and no start since could. None of them wrote to it, so nothing in it is of a later time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Doubt {
+    /// Boot number of the first of these starts: what stands in the file is of earlier lives.
+    pub since: u64,
+    /// The use that it is in has a number below this one.
+    pub below: u64,
 }
 
 /// Room left on the file system, as statvfs tells.
@@ -249,6 +260,12 @@ impl<H: Host> Log<H> {
     /// Whether older segments are still being read, see [`Event::Loaded`].
     pub fn is_loading(&self) -> bool {
         self.recovery.is_some()
+    }
+
+    /// The files of which this start could not read something, after [`Event::Loaded`]. The driver keeps this for the next start: without
+    /// it, that one can't tell how old they are, and keeps for their sake what has come since.
+    pub fn doubts(&self) -> impl Iterator<Item = (SegmentFile, Doubt)> {
+        self.segments.doubts(self.config.boot)
     }
 
     /// Unsettled messages, open uploads included, and those whose message record this start could not read.

@@ -13,7 +13,7 @@ use crate::recovery::{Recovery, Stage};
 use crate::scan::{Scan, ScanOf, Step};
 use crate::seal::Seal;
 use crate::segment::FIRST_BATCH;
-use crate::segments::{ANY_LIFE, ANY_USE, SegmentState};
+use crate::segments::SegmentState;
 
 /// A life whose batches up to this one are acknowledged has sealed the ends before it: its seals are in its first batches.
 const SEALED_AFTER: u64 = 8;
@@ -155,7 +155,7 @@ impl<H: Host> Log<H> {
     fn take_seal(&mut self, seals: &mut Vec<Seal>, slot: u32, body: &[u8]) {
         let Some(seal) = Seal::decode(body) else { return };
         let stands = self.segments.slots.iter().any(|segment| segment.number == seal.number && segment.generation == seal.generation);
-        if stands || self.segments.has_unknown_use() {
+        if stands || self.segments.may_be_unknown(seal.number) {
             self.segments.get_mut(slot).seals_for.push(seal.number);
             seals.push(seal);
         }
@@ -184,8 +184,8 @@ impl<H: Host> Log<H> {
         if !recovery.unreadable.is_empty() {
             // All of a use is of one life. One that was met by its header alone, as what was written ahead is, may be of any.
             let life = scan.last().or(recovery.firsts.get(&segment.number).copied()).map(|position| position.0);
-            let boot = life.unwrap_or(if segment.number > 0 { ANY_LIFE } else { ANY_USE });
-            segment.unread_upto = segment.unread_upto.max(Some(boot));
+            let upto = life.unwrap_or_else(|| segment.newest_life(self.config.boot));
+            segment.unread_upto = segment.unread_upto.max(Some(upto));
         }
         segment.state = if is_blank && !failed { SegmentState::Blank } else { SegmentState::Full };
         recovery.report.blank_segments += u64::from(is_blank);
@@ -258,7 +258,7 @@ impl<H: Host> Log<H> {
             return;
         }
         while let Some(&seal) = recovery.seals_wanted.last() {
-            if !self.holds_use(seal.number) && !self.segments.has_unknown_use() {
+            if !self.holds_use(seal.number) && !self.segments.may_be_unknown(seal.number) {
                 recovery.seals_wanted.pop();
                 continue;
             }

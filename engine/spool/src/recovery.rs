@@ -205,7 +205,8 @@ impl<H: Host> Log<H> {
                         for found in &recovery.files {
                             let block = BLOCK_BYTES as u64;
                             let bytes = (found.bytes / block * block).min(1 << 30) as u32;
-                            self.segments.add(Segment::new(found.file, bytes, SegmentState::Loading));
+                            let segment = Segment { doubt: found.doubt, ..Segment::new(found.file, bytes, SegmentState::Loading) };
+                            self.segments.add(segment);
                         }
                         recovery.report.segments = recovery.files.len() as u64;
                         recovery.begin(Stage::Heads);
@@ -244,7 +245,7 @@ impl<H: Host> Log<H> {
                         let file = newest.expect("it has a number").file;
                         return Err(RecoveryError::NumbersUsedUp { file });
                     };
-                    self.segments.next_number = next_number;
+                    (self.segments.next_number, self.segments.first_number) = (next_number, next_number);
                     recovery.begin(Stage::Scan);
                 }
                 Stage::HeadAgain { slot } => match self.ask(recovery, slot, 0, HEAD_BYTES) {

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use crate::batch::Ticket;
 use crate::check::Generation;
+use crate::log::Doubt;
 use crate::record::record_span;
 use crate::seal::SEAL_BYTES;
 use crate::segment::{FIRST_BATCH, SegmentFile};
@@ -60,15 +61,13 @@ pub(crate) struct Segment {
     pub(crate) pins: u32,
     /// Compaction could not empty it (damage): not tried again in this run.
     pub(crate) stuck: bool,
-    /// Something of it could not be read at this start, and may be of lives up to this boot; `ANY_USE` if even its use isn't sure.
+    /// Something of it could not be read at this start, and may be of lives up to this boot.
     pub(crate) unread_upto: Option<u64>,
+    /// Nor is it sure in which use it is: whatever `number` says, it may be in any below `doubt`'s.
+    pub(crate) unknown_use: bool,
+    /// What is known of it from the starts before that could not read it either.
+    pub(crate) doubt: Option<Doubt>,
 }
-
-/// A segment in doubt may be in whatever use, of whatever life.
-pub(crate) const ANY_USE: u64 = u64::MAX;
-
-/// In its place: the use is sure, and of which life it is is not.
-pub(crate) const ANY_LIFE: u64 = u64::MAX - 1;
 
 impl Segment {
     pub(crate) fn new(file: SegmentFile, bytes: u32, state: SegmentState) -> Self {
@@ -89,12 +88,25 @@ impl Segment {
             pins: 0,
             stuck: false,
             unread_upto: None,
+            unknown_use: false,
+            doubt: None,
         }
+    }
+
+    /// The newest life that can have written to it, if the start `boot` could not read it.
+    pub(crate) fn newest_life(&self, boot: u64) -> u64 {
+        self.doubt.map_or(boot, |doubt| doubt.since).saturating_sub(1)
     }
 
     /// Whether a recovery may find records of its present use.
     pub(crate) fn may_be_found(&self) -> bool {
         matches!(self.state, SegmentState::Loading | SegmentState::Blank | SegmentState::Active | SegmentState::Full)
+    }
+
+    /// In this run nothing is written to it.
+    pub(crate) fn leave(&mut self) {
+        (self.state, self.stuck) = (SegmentState::Full, true);
+        self.pins += 1;
     }
 
     /// Whether nothing in it counts any more.
@@ -154,6 +166,8 @@ pub(crate) struct Segments {
     pub(crate) ending: u64,
     free: Vec<u32>,
     pub(crate) next_number: u64,
+    /// Number of the first use that begins in this run.
+    pub(crate) first_number: u64,
     pub(crate) next_file: u32,
 }
 
@@ -168,6 +182,7 @@ impl Segments {
             ending: 0,
             free: Vec::new(),
             next_number: 1,
+            first_number: 1,
             next_file: 1,
         }
     }
@@ -202,7 +217,20 @@ impl Segments {
 
     /// Whether a later start may find a segment in a use that this one doesn't know.
     pub(crate) fn has_unknown_use(&self) -> bool {
-        self.unread_upto() == Some(ANY_USE)
+        self.slots.iter().any(|segment| segment.unknown_use)
+    }
+
+    /// Whether that may be the use of this number.
+    pub(crate) fn may_be_unknown(&self, number: u64) -> bool {
+        let may_be = |segment: &Segment| segment.unknown_use && segment.doubt.is_none_or(|doubt| number < doubt.below);
+        self.slots.iter().any(may_be)
+    }
+
+    /// Segments that could not be read whole at the start `boot`.
+    pub(crate) fn doubts(&self, boot: u64) -> impl Iterator<Item = (SegmentFile, Doubt)> {
+        let fresh = Doubt { since: boot, below: self.first_number };
+        let unread = self.slots.iter().filter(|segment| segment.unread_upto.is_some());
+        unread.map(move |segment| (segment.file, segment.doubt.unwrap_or(fresh)))
     }
 
     pub(crate) fn free_count(&self) -> usize {
