@@ -66,6 +66,9 @@ impl Shard {
                     ringpost_spool::DamageKind::UnacknowledgedTail => {
                         info!(shard = shard.id, file = %damage.file, offset = damage.offset, bytes = damage.bytes, "unacknowledged_tail: the log ends here, nobody was told 250 for the rest");
                     }
+                    ringpost_spool::DamageKind::CutShort => {
+                        warn!(shard = shard.id, file = %damage.file, bytes = damage.offset, should_be = damage.offset + damage.bytes, "a segment file is shorter than its header says, as after a restore that was cut short: what stood behind its end is not delivered; put the whole file in its place and start again. It is left as it is");
+                    }
                     kind => error!(shard = shard.id, file = %damage.file, offset = damage.offset, bytes = damage.bytes, ?kind, "the spool is damaged here; everything else is delivered"),
                 },
                 Event::Poisoned(reason) => shard.fail(reason.to_string()),

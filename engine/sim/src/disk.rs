@@ -196,6 +196,24 @@ impl Disk {
         }
     }
 
+    /// Takes away the end of a file, durably, and returns it.
+    pub fn take_end(&mut self, name: Name, kept: usize) -> Vec<u8> {
+        let file = &mut self.files[self.names[&name]];
+        file.flush();
+        file.durable.truncate(kept);
+        file.is_dirty.truncate(kept / SECTOR_BYTES);
+        file.live.split_off(kept)
+    }
+
+    /// Puts it back.
+    pub fn put_end(&mut self, name: Name, end: &[u8]) {
+        let file = &mut self.files[self.names[&name]];
+        file.flush();
+        file.live.extend_from_slice(end);
+        file.durable.extend_from_slice(end);
+        file.is_dirty.resize(file.live.len() / SECTOR_BYTES, false);
+    }
+
     /// The cut. Of the writes under way some sectors land, of what was unflushed some stay. Returns whether a write was torn.
     pub fn cut(&mut self, cut: Cut, under_way: &[Landing], random: &mut Random) -> bool {
         // Some cuts keep everything, some nothing, most a part.

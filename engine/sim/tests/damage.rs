@@ -433,3 +433,21 @@ fn a_forged_batch_that_claims_to_be_longer_than_it_is_is_not_believed() {
     assert!(damages.contains(&(file, DamageKind::SegmentHeader)), "{damages:?}");
     bench.finds_all_once_it_can_be_read(7);
 }
+
+/// A segment whose end was gone, as a restore that was cut short leaves it, was sealed there without a word: with the whole file put in its
+/// place the mail behind was never delivered.
+#[test]
+fn a_segment_that_was_cut_short_is_told_and_not_sealed() {
+    for (seed, kept) in (1..6).zip([3, 4, 9, 17, 30]) {
+        let mut bench = Bench::new(seed);
+        let file = bench.stands[&0].0;
+        let whole = bench.station.disk.take_end((file, false), kept * BLOCK_BYTES);
+        let (found, damages) = bench.recover();
+        let cut = bench.within(file, kept as u64 - 1..BLOCKS);
+        assert!((0..MESSAGES).all(|number| found.contains(&number) || cut.contains(&number)), "seed {seed}: {found:?}");
+        assert!(damages.contains(&(file, DamageKind::CutShort)), "seed {seed}: {damages:?}");
+        (0..2000).for_each(|_| bench.turn(|_| ()));
+        bench.station.disk.put_end((file, false), &whole);
+        bench.finds_all_once_it_can_be_read(seed);
+    }
+}

@@ -133,6 +133,9 @@ pub enum DamageKind {
     /// The whole segment: neither its head nor its batches tell which use it is in, or it is too short for any. Nothing of it is read in this run; it is left as it is,
     /// and the next start looks again.
     Unidentified,
+    /// The file ends here, and its header says that it was longer: a restore that was cut short. What stood there isn't known in this run; the
+    /// segment is left as after a failed read.
+    CutShort,
     /// The device refused to read it, also by itself. What stands in it isn't known in this run; the segment is left as it is, neither
     /// sealed nor used again, and the next start looks again.
     ReadFailed,

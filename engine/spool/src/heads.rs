@@ -84,6 +84,13 @@ impl<H: Host> Log<H> {
         if let Some(header) = present {
             let segment = self.segments.get_mut(slot);
             (segment.number, segment.generation) = (header.number, header.generation);
+            if header.bytes > segment.bytes {
+                // Its end would be sealed where the file ends, and what a restore brings back were ignored for ever.
+                (segment.stuck, segment.unread_upto) = (true, Some(segment.newest_life(self.config.boot)));
+                let (offset, bytes) = (u64::from(segment.bytes), u64::from(header.bytes - segment.bytes));
+                self.events.push_back(Event::Damaged(Damage { file, offset, bytes, kind: DamageKind::CutShort }));
+            }
+            let segment = self.segments.get_mut(slot);
             segment.bytes = segment.bytes.min(header.bytes);
         }
         recovery.report.headers_unreadable += u64::from(damaged.is_some());
