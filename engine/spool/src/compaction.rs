@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use crate::append::{AppendError, Asks};
 use crate::batch::{BLOCK_BYTES, Ticket};
 use crate::check::u64_at;
-use crate::event::{Damage, DamageKind, Event};
+use crate::event::{Damage, Event};
+use crate::fetch::{Fetch, Unreadable};
 use crate::index::{MessageState, PieceKind, Place};
 use crate::log::{Log, Purpose};
-use crate::op::{BatchBuffer, Host, Op, OpKind, OpResult, filled};
+use crate::op::{BatchBuffer, Host, Op, OpKind, OpResult};
 use crate::record::{HOMES_MAX, RecordHeader, RecordKind};
 use crate::release::Release;
 use crate::scan::{Scan, ScanOf, Step, Window};
@@ -39,6 +40,9 @@ struct Victim<B> {
     held_bytes: usize,
     /// What the scan needs next: offset, bytes.
     wanted: Option<(u32, u32)>,
+    /// How far that has come, and what can't be read.
+    fetch: Option<Fetch>,
+    unreadable: Unreadable,
     waiting: VecDeque<Waiting>,
     /// Everything was copied; over when this is acknowledged.
     until: Option<Ticket>,
@@ -82,23 +86,31 @@ impl<H: Host> Log<H> {
             return None;
         }
         let mut victim = self.compaction.victim.take().or_else(|| self.choose_victim(now))?;
-        if victim.until.is_none() {
-            self.carry(&mut victim, now);
+        loop {
+            if victim.until.is_none() {
+                self.carry(&mut victim, now);
+            }
+            // Nothing may have been copied: then no completion is to come that would bring one back here.
+            if victim.until.is_some_and(|until| self.commit.acknowledged() >= until) {
+                self.end_compaction(&victim);
+                return None;
+            }
+            let wanted = victim.wanted.is_some();
+            let op = self.read_victim(&mut victim, now);
+            // All of what was wanted is known to be unreadable: it is at hand, as zeros.
+            if op.is_none() && wanted && victim.wanted.is_none() {
+                continue;
+            }
+            self.compaction.victim = Some(victim);
+            return op;
         }
-        // Nothing may have been copied: then no completion is to come that would bring one back here.
-        if victim.until.is_some_and(|until| self.commit.acknowledged() >= until) {
-            self.end_compaction(victim.slot);
-            return None;
-        }
-        let op = self.read_victim(&mut victim, now);
-        self.compaction.victim = Some(victim);
-        op
     }
 
-    /// The copies out of the segment in `slot` are acknowledged.
-    fn end_compaction(&mut self, slot: u32) {
+    /// The copies out of the segment are acknowledged.
+    fn end_compaction(&mut self, victim: &Victim<H::Buffer>) {
         self.is_changed = true;
-        let segment = self.segments.get_mut(slot);
+        self.tell_unreadable(victim.slot, &victim.unreadable);
+        let segment = self.segments.get_mut(victim.slot);
         // What still counts in it couldn't be read: it stays as it is until that is settled.
         segment.stuck = !segment.is_dead();
         if segment.stuck {
@@ -110,18 +122,15 @@ impl<H: Host> Log<H> {
     pub(crate) fn compaction_completed(&mut self, result: OpResult<H::Buffer>) {
         let OpResult::Read { mut buffer, result } = result else { panic!("the answer to a read") };
         let Some(mut victim) = self.compaction.victim.take() else { return };
-        let (at, needed) = victim.wanted.take().expect("a read was under way");
-        let mut bytes = filled(&buffer, result).len();
-        if bytes < needed as usize {
-            buffer.bytes_mut()[bytes..needed as usize].fill(0);
-            bytes = needed as usize;
-            let file = self.segments.get(victim.slot).file;
-            let damage = Damage { file, offset: u64::from(at), bytes: u64::from(needed), kind: DamageKind::ReadFailed };
-            self.events.push_back(Event::Damaged(damage));
+        let fetch = victim.fetch.as_mut().expect("a read was under way");
+        fetch.completed(buffer.bytes_mut(), result, &mut victim.unreadable);
+        if fetch.next(buffer.bytes_mut(), &mut victim.unreadable).is_none() {
+            (victim.held_at, victim.held_bytes) = (fetch.at(), fetch.bytes());
+            (victim.fetch, victim.wanted) = (None, None);
         }
-        (victim.held, victim.held_at, victim.held_bytes) = (Some(buffer), at, bytes);
+        victim.held = Some(buffer);
         if self.config.controls().stale_compaction {
-            while self.next_waiting(&mut victim) && victim.wanted.is_none() {}
+            while victim.wanted.is_none() && self.next_waiting(&mut victim) && victim.wanted.is_none() {}
         }
         self.compaction.victim = Some(victim);
     }
@@ -145,7 +154,19 @@ impl<H: Host> Log<H> {
             check_bodies: !self.config.controls().crc_unchecked,
             later_boots: self.config.controls().append_after_restart,
         });
-        Some(Victim { slot, scan, held: None, held_at: 0, held_bytes: 0, wanted: None, waiting: VecDeque::new(), until: None })
+        let unreadable = Unreadable::new(segment.used);
+        Some(Victim {
+            slot,
+            scan,
+            held: None,
+            held_at: 0,
+            held_bytes: 0,
+            wanted: None,
+            fetch: None,
+            unreadable,
+            waiting: VecDeque::new(),
+            until: None,
+        })
     }
 
     /// The segment that is emptied with the least work, of those with which it is worth while: when space is `wanted`, if it gives back a
@@ -249,7 +270,7 @@ impl<H: Host> Log<H> {
         if now < self.compaction.read_at && !self.reserve {
             return None;
         }
-        let buffer = match victim.held.take() {
+        let mut buffer = match victim.held.take() {
             Some(buffer) => buffer,
             None => match self.host.take_buffer(self.config.read_bytes as usize) {
                 Some(buffer) => buffer,
@@ -262,7 +283,14 @@ impl<H: Host> Log<H> {
         };
         victim.held_bytes = 0;
         let segment = self.segments.get(victim.slot);
-        let bytes = self.config.read_bytes.max(needed).min(segment.used - offset) as usize;
+        let most = self.config.read_bytes.max(needed).min(segment.used - offset);
+        let fetch = victim.fetch.get_or_insert_with(|| Fetch::new(offset, needed, most, &victim.unreadable));
+        let Some((offset, bytes)) = fetch.next(buffer.bytes_mut(), &mut victim.unreadable) else {
+            (victim.held_at, victim.held_bytes) = (fetch.at(), fetch.bytes());
+            (victim.held, victim.fetch, victim.wanted) = (Some(buffer), None, None);
+            return None;
+        };
+        let bytes = bytes as usize;
         let nanos = bytes as u64 * 1_000_000_000 / self.config.compact_bytes_per_s.max(1);
         self.compaction.read_at = now + Duration::from_nanos(nanos);
         let kind = OpKind::Read { file: segment.file, offset: u64::from(offset), buffer, bytes };
