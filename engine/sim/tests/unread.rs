@@ -395,6 +395,36 @@ fn what_compaction_cannot_read_stays_where_it_is() {
     }
 }
 
+/// Of a message that compaction had copied, the old record stood in a segment that could not be read when it was delivered. What said so named
+/// the copy alone and went with it: once the segment could be read, the message was delivered again.
+#[test]
+fn a_message_is_not_delivered_again_from_an_old_copy_that_could_not_be_read() {
+    for bad in [0..BLOCKS, HEAD_END..BLOCKS] {
+        let mut bench = Bench::new(1);
+        bench.start();
+        let (record, copied) = (bench.record.clone(), id(1, 2));
+        bench.spoil(record);
+        bench.settle_all_but(&[IN_CHUNKS, copied, LAST]);
+        bench.idle();
+        bench.stop();
+        bench.station.unreadable.clear();
+        bench.spoil(bad.clone());
+        bench.start();
+        assert!(bench.found().contains(&copied), "the copy is found");
+        bench.queued.remove(&copied);
+        bench.settled.insert(copied);
+        bench.settle(copied);
+        for _ in 0..4 {
+            bench.live_and_stop();
+            bench.start();
+        }
+        bench.stop();
+        bench.finds_all(1);
+    }
+}
+
+const HEAD_END: u64 = 3;
+
 impl Bench {
     fn settle_all_but(&mut self, kept: &[RecordId]) {
         for id in self.queued.clone().into_iter().filter(|id| !kept.contains(id)) {

@@ -60,13 +60,19 @@ impl<H: Host> Log<H> {
             || segments.slots.iter().any(|segment| segment.number == number && segment.may_be_found())
     }
 
-    /// The uses of segments in which a copy of the message record stands.
+    /// The uses of segments in which a copy of the message record stands, or may stand, where this start could not read them.
     pub(crate) fn homes(&self, at: u32) -> ([u64; HOMES_MAX], usize) {
         let (mut homes, mut count) = ([0; HOMES_MAX], 1);
         homes[0] = self.segments.get(self.index.message(at).place.slot).number;
         for piece in self.index.pieces(at).filter(|piece| piece.kind == PieceKind::Copy) {
             if let Some(number) = self.use_of_copy(&piece) {
                 assert!(count < HOMES_MAX, "compaction stops copying before");
+                homes[count] = number;
+                count += 1;
+            }
+        }
+        for number in self.segments.unread_uses(self.index.id(at).boot) {
+            if count < HOMES_MAX && !homes[..count].contains(&number) {
                 homes[count] = number;
                 count += 1;
             }

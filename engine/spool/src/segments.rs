@@ -226,6 +226,14 @@ impl Segments {
         self.slots.iter().any(may_be)
     }
 
+    /// Numbers of the uses in which something of the life `boot` may stand that this start could not read. Of a segment in an unknown use it is
+    /// the last one that it may be in, which nothing else ever has.
+    pub(crate) fn unread_uses(&self, boot: u64) -> impl Iterator<Item = u64> {
+        let below = |segment: &Segment| segment.doubt.map_or(self.first_number, |doubt| doubt.below);
+        let unread = self.slots.iter().filter(move |segment| segment.unread_upto.is_some_and(|upto| boot <= upto));
+        unread.map(move |segment| if segment.unknown_use { below(segment) - 1 } else { segment.number })
+    }
+
     /// Segments that could not be read whole at the start `boot`.
     pub(crate) fn doubts(&self, boot: u64) -> impl Iterator<Item = (SegmentFile, Doubt)> {
         let fresh = Doubt { since: boot, below: self.first_number };
