@@ -7,6 +7,7 @@ use std::{
     collections::VecDeque,
     future::{Future, poll_fn},
     io,
+    path::Path,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
@@ -406,6 +407,11 @@ impl Committer {
     /// Has a write or flush failed, here or in another log of this spool?
     pub fn is_poisoned(&self) -> bool {
         self.poisoned.get()
+    }
+
+    /// Where its segments are.
+    pub fn directory(&self) -> &Path {
+        self.files.directory()
     }
 
     /// Removes the directory of a retired log.

@@ -12,8 +12,8 @@ use crate::{committer::Committer, record_id::queue_id, recovering::Recovering, s
 
 impl Shard {
     /// Drives a log and tells the shard what it finds; ends with the log.
-    pub(crate) async fn run_log(self: Rc<Self>, number: u16, committer: Rc<Committer>, opened: Rc<Cell<usize>>) {
-        let recovering = RefCell::new(Some(Recovering::default()));
+    pub(crate) async fn run_log(self: Rc<Self>, number: u16, committer: Rc<Committer>, answers: Rc<Cell<bool>>) {
+        let (recovering, lacks_segment) = (RefCell::new(Some(Recovering::default())), Cell::new(false));
         let shard = &self;
         let driver = committer.clone();
         driver
@@ -23,8 +23,11 @@ impl Shard {
                 }
                 match event {
                 Event::Opened => {
+                    if lacks_segment.replace(false) {
+                        info!(shard = shard.id, log = number, "there is room for a segment again: the log is open");
+                    }
                     if number == shard.id {
-                        opened.set(1);
+                        answers.set(true);
                         shard.wake_life();
                     }
                 }
@@ -74,7 +77,18 @@ impl Shard {
                 Event::Poisoned(reason) => shard.fail(reason.to_string()),
                 Event::Refused(reason) => shard.fail(format!("log {number} cannot be opened: {reason}")),
                 Event::SegmentPrepared { written: false, .. } => shard.metrics.segments_unprepared.increment(),
-                Event::PrepareFailed { result } => warn!(shard = shard.id, errno = -result, "a segment could not be prepared for want of room, descriptors or memory; tried again"),
+                Event::PrepareFailed { result, keeps_closed: true } => {
+                    if !lacks_segment.replace(true) {
+                        let directory = committer.directory();
+                        error!(shard = shard.id, log = number, directory = %directory.display(), bytes = shard.config().spool.segment_bytes.bytes(), errno = -result, "no segment of this log is free, and there is no room to make one: mail is answered with 452, and what is in the log is kept and not delivered, since it could not be recorded. Make so many bytes free on its file system, and it goes on by itself. Remove none of its files");
+                    }
+                    // Whoever comes is to hear of it, instead of nothing.
+                    if number == shard.id {
+                        answers.set(true);
+                        shard.wake_life();
+                    }
+                }
+                Event::PrepareFailed { result, keeps_closed: false } => warn!(shard = shard.id, errno = -result, "a segment could not be prepared for want of room, descriptors or memory; tried again"),
                 Event::Reserve(on) if number == shard.id => {
                     shard.metrics.spool_reserve.set((*on).into());
                     warn!(shard = shard.id, on, "spool reserve: new mail is answered with 452 while this is on, deliveries go on");

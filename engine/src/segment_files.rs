@@ -1,6 +1,12 @@
 //! Executes the operations that a log asks for, on the ring.
 
-use std::{cell::RefCell, collections::HashMap, fs, io, os::unix::fs::OpenOptionsExt, path::PathBuf};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    fs, io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
 
 use ringpost_ring::{File, Pages, PagesMut, Ring, WriteError, WriteSynced};
 use ringpost_spool::{BatchBuffer, Doubt, FoundFile, OpKind, OpResult, SegmentFile, Space};
@@ -58,6 +64,11 @@ impl SegmentFiles {
             }
         }
         Ok(files)
+    }
+
+    /// Where the segments are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Room on the file system.

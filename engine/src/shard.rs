@@ -387,10 +387,10 @@ fn log_config(config: &Config, home: &SpoolHome, number: u16, role: Role) -> Log
 
 impl Shard {
     async fn live(self: Rc<Self>, listeners: Vec<TcpListener>, requests: RequestReceiver) -> Result<(), String> {
-        let opened = Rc::new(Cell::new(0_usize));
+        let answers = Rc::new(Cell::new(false));
         let logs: Vec<_> = std::iter::once((self.id, self.own.clone())).chain(self.adopted.borrow().iter().cloned()).collect();
         for (number, committer) in logs {
-            self.ring.spawn(self.clone().run_log(number, committer, opened.clone())).detach();
+            self.ring.spawn(self.clone().run_log(number, committer, answers.clone())).detach();
         }
         self.ring.spawn(self.clone().deliver()).detach();
         self.ring.spawn(self.clone().keep_house()).detach();
@@ -400,8 +400,9 @@ impl Shard {
             self.passing.observe(&self.ring, self.id);
             self.ring.spawn(self.clone().serve_mesh()).detach();
         }
-        // The write side of the own log is enough to accept mail: old mail loads in the background (S13).
-        poll_fn(|cx| self.poll_life(cx, |shard| opened.get() > 0 || shard.is_ending())).await;
+        // The write side of the own log is enough to accept mail: old mail loads in the background (S13). Where there is no room to open it
+        // mail is refused for now.
+        poll_fn(|cx| self.poll_life(cx, |shard| answers.get() || shard.is_ending())).await;
         if !self.is_ending() {
             // One that does not listen may have no session: see `listening_shards`.
             if !listeners.is_empty() {

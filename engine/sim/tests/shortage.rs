@@ -381,3 +381,43 @@ fn who_waits_for_copies_is_told_when_there_are_none() {
     }
     assert!(unreadable > 0, "compaction tried to read");
 }
+
+/// A start with no segment free, on a disk without room for one, said nothing: the shard did not answer its clients, nor tell anybody why.
+#[test]
+fn a_start_without_room_for_a_segment_says_so_and_goes_on_when_there_is_some() {
+    for seed in 0..10 {
+        for messages in [0, 3 * BIG_IN_SEGMENT + 5] {
+            let mut shard = Shard::new(seed, config(1), 64 << 20);
+            (0..messages).for_each(|sequence| assert!(shard.mail(sequence)));
+            shard.station.log.stop();
+            shard.idle();
+            // All that is free has gone to another, and so has the room.
+            for found in shard.station.disk.list() {
+                let mut front = [0; 4096];
+                shard.station.disk.read((found.file, found.temporary), 8192, &mut front);
+                if messages == 0 || front.iter().all(|&byte| byte == 0) {
+                    shard.station.disk.unlink((found.file, found.temporary));
+                }
+            }
+            shard.station.disk.sync_directory();
+            shard.station.disk.capacity -= shard.station.disk.room();
+            shard.random = with_buffers(shard.random.clone());
+            shard.station.reopen(config(2), &mut shard.random, shard.now);
+            let mut told = 0;
+            for _ in 0..500 {
+                shard.station.begin_all(shard.now);
+                shard.station.complete_one(&mut shard.random, shard.now);
+                shard.now += Duration::from_millis(20);
+                while let Some(event) = shard.station.log.event() {
+                    told += u32::from(matches!(event, Event::PrepareFailed { keeps_closed: true, .. }));
+                    assert!(!matches!(event, Event::Opened | Event::Poisoned(_) | Event::Refused(_)), "{event:?}");
+                }
+            }
+            assert!(told > 0 && shard.station.log.room(shard.now).reserve, "seed {seed}: told {told} times");
+            shard.station.disk.capacity += 8 * SEGMENT_BYTES;
+            shard.idle();
+            assert!(!shard.station.log.is_loading() && !shard.station.log.room(shard.now).reserve, "seed {seed}: it is open");
+            assert_eq!(shard.station.log.messages() as u64, messages, "seed {seed}");
+        }
+    }
+}

@@ -72,6 +72,8 @@ pub enum Event<'a> {
     PrepareFailed {
         /// The errno, negative.
         result: i64,
+        /// The log can't be opened without it: none of its segments is free. It takes no mail, and what is in it is not told before.
+        keeps_closed: bool,
     },
     /// Reserve mode began (`true`): messages are refused, outcomes gather up to 100 ms; or it is over.
     Reserve(bool),

@@ -109,6 +109,8 @@ pub struct Log<H: Host> {
     pub(crate) recovery: Option<Recovery<H::Buffer>>,
     pub(crate) events: VecDeque<Event<'static>>,
     pub(crate) reserve: bool,
+    /// A start that has no segment to go on in, nor room to make one.
+    pub(crate) lacks_segment: bool,
     /// Something stopped counting, or may be freed, since segments were last looked at.
     pub(crate) is_changed: bool,
     /// Bytes of chunks whose message isn't committed.
@@ -138,6 +140,7 @@ impl<H: Host> Log<H> {
             compaction: Compaction::new(now),
             events: VecDeque::new(),
             reserve: false,
+            lacks_segment: false,
             is_changed: false,
             open_bytes: 0,
             outstanding: Vec::new(),

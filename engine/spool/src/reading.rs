@@ -271,7 +271,7 @@ impl<H: Host> Log<H> {
         if let Some(open) = &mut self.open {
             open.urgent = true;
         }
-        self.phase = Phase::Open;
+        (self.phase, self.lacks_segment) = (Phase::Open, false);
         self.events.push_back(Event::Opened);
     }
 

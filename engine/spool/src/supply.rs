@@ -106,7 +106,7 @@ impl<H: Host> Log<H> {
         let left = self.segments.left();
         let free = self.segments.coming_count().saturating_sub(RESERVE_SEGMENTS) as u64;
         let bytes = if self.reserve || self.phase != Phase::Open { 0 } else { u64::from(left) + (free + self.preparable(now)) * usable };
-        Room { bytes, open_bytes: self.config.open_bytes_max.saturating_sub(self.open_bytes), reserve: self.reserve }
+        Room { bytes, open_bytes: self.config.open_bytes_max.saturating_sub(self.open_bytes), reserve: self.reserve || self.lacks_segment }
     }
 
     /// Unlinks all files of a log that is empty and takes nothing more: [`Event::Retired`] tells when the directory may go.
@@ -322,7 +322,8 @@ impl<H: Host> Log<H> {
             self.supply.retry_at = Some(now + PREPARE_RETRY);
             let temporary = step != Step::SyncDirectory;
             self.supply.making = Some(Making { step: Step::Unlink { temporary }, ..making });
-            self.events.push_back(Event::PrepareFailed { result: ended });
+            self.lacks_segment = self.phase == Phase::Recovering && self.segments.coming_count() == 0;
+            self.events.push_back(Event::PrepareFailed { result: ended, keeps_closed: self.lacks_segment });
             return;
         }
         if ended < 0 {
@@ -390,6 +391,6 @@ pub struct Room {
     pub bytes: u64,
     /// Bytes of chunks that may still be begun.
     pub open_bytes: u64,
-    /// Messages are refused, outcomes go on.
+    /// Messages are refused, outcomes go on. Or the log can't be opened for want of a segment.
     pub reserve: bool,
 }
