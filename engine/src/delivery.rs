@@ -146,6 +146,7 @@ impl Shard {
             let more = self.start_attempts();
             self.tell_changes();
             if self.shards > 1 {
+                self.end_what_is_out();
                 self.tend_guests();
             }
             if self.delivery.kicked.get() || more {
@@ -159,7 +160,8 @@ impl Shard {
                 self.delivery.deadline.clear();
                 return Poll::Pending;
             }
-            if let Some(due) = self.queue.borrow().next_due(self.now_ms()) {
+            let due = [self.queue.borrow().next_due(self.now_ms()), self.out_ends_at()];
+            if let Some(due) = due.into_iter().flatten().min() {
                 self.delivery.deadline.set(self.clock.instant_of(due));
             } else {
                 self.delivery.deadline.clear();

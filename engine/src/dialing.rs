@@ -53,34 +53,54 @@ async fn bring(shard: Rc<Shard>, dispatch: Dispatch, seat: Seat<Dispatch>, has_w
     drop(seat);
 }
 
-/// Waits for a connection to become free, or for the right to make one; not longer than the destination's `wait_timeout`.
+/// Waits for a connection to become free, or for the right to make one; not longer than the destination's `wait_timeout`, nor after a command has come for
+/// all of it or its life is over.
 pub(crate) async fn wait_and_deliver(shard: Rc<Shard>, waiting: Rc<Waiting<Dispatch>>, patience: Duration) {
     let began = shard.ring.now();
+    let due = began + patience;
     let deadline = shard.ring.deadline();
-    deadline.set(began + patience);
-    let mut registered = None;
+    deadline.set(waiting.with(|dispatch| shard.ends_waiting(dispatch, due)).unwrap_or(due));
+    let caller = waiting.with(|dispatch| shard.ungreeted.enter(dispatch));
+    let (mut registered, mut is_stopped) = (None, false);
     let seated = poll_fn(|cx| {
         if let Poll::Ready(seated) = waiting.poll_seated(cx) {
             return Poll::Ready(seated);
         }
         registered.get_or_insert_with(|| shard.remember_waiter(cx.waker().clone()));
-        if deadline.poll_expired(cx).is_ready() || shard.is_ending() {
-            return Poll::Ready(None);
+        let mut is_called = caller.as_ref().is_some_and(|caller| caller.poll_called(cx));
+        while std::mem::take(&mut is_called) || deadline.poll_expired(cx).is_ready() || shard.is_ending() {
+            if shard.ring.now() >= due || shard.is_ending() {
+                return Poll::Ready(None);
+            }
+            match waiting.with(|dispatch| shard.may_begin(dispatch).then(|| shard.ends_waiting(dispatch, due))) {
+                Some(Some(at)) => deadline.set(at),
+                Some(None) | None => {
+                    is_stopped = true;
+                    return Poll::Ready(None);
+                }
+            }
         }
         Poll::Pending
     })
     .await;
+    drop(caller);
     if let Some(key) = registered {
         shard.forget_waiter(key);
     }
     let waited = shard.ring.now().duration_since(began);
     shard.metrics.pool_wait_time_us.add(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
     if let Some((dispatch, seat)) = seated {
+        if !shard.is_ending() && shard.is_over(&dispatch) {
+            return shard.attempt_put_off(dispatch);
+        }
         return bring(shard, dispatch, seat, true).await;
     }
     if let Some(dispatch) = shard.pool.give_up(&waiting) {
         shard.metrics.pool_acquire_failed.increment();
-        shard.attempt_abandoned(dispatch);
+        match is_stopped {
+            true => shard.attempt_put_off(dispatch),
+            false => shard.attempt_abandoned(dispatch),
+        }
     }
 }
 

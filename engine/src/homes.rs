@@ -11,7 +11,7 @@ use std::{
 };
 
 use ringpost_lane::{MeshCredit, Refusal};
-use ringpost_queue::{Countermand, DestinationId, Dispatch, Guest, MessageKey, QueueId, Refused, Wait};
+use ringpost_queue::{Countermand, DestinationId, Dispatch, Guest, MessageKey, Queue, QueueId, Refused, Wait};
 use ringpost_ring::PageSlice;
 use slab::Slab;
 
@@ -90,6 +90,8 @@ struct Out {
     sent: bool,
     attached: bool,
     countermand: Countermand,
+    /// Whether it may go on was asked last then (unix ms).
+    asked_at: Cell<u64>,
 }
 
 /// A guest here.
@@ -110,6 +112,8 @@ pub(crate) struct HomeCalls {
     #[expect(clippy::vec_box, reason = "they travel in their boxes")]
     spare: RefCell<Vec<Box<Parcel>>>,
     guests: RefCell<Slab<GuestCall>>,
+    /// Nothing that is out comes to an end before (unix ms).
+    nearest_end: Cell<u64>,
     pub(crate) fetches: Fetches,
 }
 
@@ -145,11 +149,23 @@ impl HomeCalls {
     }
 }
 
+/// The ends of what is out: of what is not begun, and of what is.
+fn ends_of(queue: &Queue, dispatch: &Dispatch) -> impl Iterator<Item = u64> {
+    [queue.end_at(dispatch), queue.own_end(dispatch)].into_iter().flatten()
+}
+
+/// The ends that are to come of one that is out.
+fn note_nearest(nearest: &Cell<u64>, queue: &Queue, dispatch: &Dispatch, now: u64) {
+    let next = ends_of(queue, dispatch).filter(|&end| end > now).min();
+    nearest.set(next.map_or(nearest.get(), |end| end.min(nearest.get())));
+}
+
 /// The owner's side.
 impl Shard {
     /// Has the attempt made by the home of its destination.
     pub(crate) fn send_home(&self, dispatch: Dispatch, home: u16) {
-        let out = Out { dispatch, home, sent: false, attached: false, countermand: Countermand::default() };
+        note_nearest(&self.homes.nearest_end, &self.queue.borrow(), &dispatch, 0);
+        let out = Out { dispatch, home, sent: false, attached: false, countermand: Countermand::default(), asked_at: Cell::new(0) };
         let call = self.homes.out.borrow_mut().insert(out);
         let call = u32::try_from(call).expect("credits bound the dispatches that are out");
         let is_first = self.homes.waiting.borrow()[usize::from(home)].is_empty();
@@ -224,12 +240,20 @@ impl Shard {
             let out = self.homes.out.borrow();
             let (mut queue, now) = (self.queue.borrow_mut(), self.now_ms());
             for (call, out) in out.iter().filter(|(_, out)| changed.contains(&out.dispatch.key())) {
+                out.asked_at.set(now);
+                note_nearest(&self.homes.nearest_end, &queue, &out.dispatch, now);
+                let is_over = queue.is_over(&out.dispatch, now);
                 let mut stopped: Vec<u16> = queue.recipients(&out.dispatch).map(|(number, _)| number).collect();
                 stopped.retain(|number| !queue.may_go_on(&out.dispatch, *number, now));
-                match (stopped.is_empty(), out.sent) {
+                match (stopped.is_empty() && !is_over, out.sent) {
                     (true, _) => {}
                     (false, true) => {
-                        out.countermand.give(stopped.into_iter().map(|number| (number, queue.is_purged(&out.dispatch, number))));
+                        if is_over {
+                            out.countermand.end();
+                        }
+                        if !stopped.is_empty() {
+                            out.countermand.give(stopped.into_iter().map(|number| (number, queue.is_purged(&out.dispatch, number))));
+                        }
                         homes.insert(out.home);
                     }
                     (false, false) => unsent.push((call as u32, usize::from(out.home))),
@@ -241,6 +265,33 @@ impl Shard {
             self.come_back(call, End::TakenBack, None);
         }
         self.call_homes(homes);
+    }
+
+    /// What is out and has come to the end of its life since it was asked for comes home, unless it is being attempted: it expires where it waits.
+    pub(crate) fn end_what_is_out(self: &Rc<Self>) {
+        let now = self.now_ms();
+        if now < self.homes.nearest_end.get() {
+            return;
+        }
+        let mut over = Vec::new();
+        {
+            let (queue, out) = (self.queue.borrow(), self.homes.out.borrow());
+            self.homes.nearest_end.set(u64::MAX);
+            for (_, out) in out.iter() {
+                note_nearest(&self.homes.nearest_end, &queue, &out.dispatch, now);
+                if ends_of(&queue, &out.dispatch).any(|end| end <= now && end > out.asked_at.get()) {
+                    over.push(out.dispatch.key());
+                }
+            }
+        }
+        if !over.is_empty() {
+            self.countermand(&over);
+        }
+    }
+
+    /// When [`Shard::end_what_is_out`] has something to do (unix ms).
+    pub(crate) fn out_ends_at(&self) -> Option<u64> {
+        Some(self.homes.nearest_end.get()).filter(|&at| at < u64::MAX)
     }
 
     /// There may be room in the lanes again.

@@ -326,7 +326,13 @@ impl<'s> Outbound<'s> {
 
     /// A message that waits in the pool for a connection.
     fn take_waiting(&mut self) -> Option<Dispatch> {
-        (self.may_serve() && self.client.can_begin()).then(|| self.shard.take_waiting(self.destination)).flatten()
+        loop {
+            let waited = (self.may_serve() && self.client.can_begin()).then(|| self.shard.take_waiting(self.destination)).flatten()?;
+            if self.shard.is_ending() || !self.shard.is_over(&waited) {
+                return Some(waited);
+            }
+            self.shard.attempt_put_off(waited);
+        }
     }
 
     pub(crate) fn may_serve(&self) -> bool {

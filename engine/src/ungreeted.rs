@@ -82,6 +82,23 @@ impl Shard {
         end.map_or(due, |end| self.clock.instant_of(end).max(self.ring.now() + Duration::from_millis(1)).min(due))
     }
 
+    /// As [`Shard::looks_at`], of what waits for a connection: at the end of its life by its route as well.
+    pub(crate) fn ends_waiting(&self, dispatch: &Dispatch, due: Instant) -> Instant {
+        let looks_at = self.looks_at(dispatch, due);
+        let end = self.queue.borrow().end_at(dispatch);
+        end.map_or(looks_at, |end| self.clock.instant_of(end).max(self.ring.now() + Duration::from_millis(1)).min(looks_at))
+    }
+
+    /// Is the life over of an attempt that has begun nothing?
+    pub(crate) fn is_over(&self, dispatch: &Dispatch) -> bool {
+        self.queue.borrow().is_over(dispatch, self.now_ms())
+    }
+
+    /// As [`Shard::goes_on`], of an attempt that waits for a connection.
+    pub(crate) fn may_begin(&self, dispatch: &mut Dispatch) -> bool {
+        !self.is_over(dispatch) && self.goes_on(dispatch, None)
+    }
+
     /// Commands were for mail of this shard that these homes attempt: there, too, those look whose host has not greeted.
     pub(crate) fn call_homes(self: &Rc<Self>, homes: impl IntoIterator<Item = u16>) {
         for home in homes {

@@ -41,3 +41,4 @@ mod smuggling;
 mod spool_surgery;
 mod store;
 mod taken_out;
+mod waiting_meanwhile;

@@ -23,6 +23,8 @@ pub struct Countermand(Option<Arc<Given>>);
 struct Given {
     /// Without it nobody looks further: commands are few.
     is_given: AtomicBool,
+    /// The life of the message is over, by that of its route as well: what has not begun is not to begin. An attempt that is under way goes on.
+    is_over: AtomicBool,
     /// Numbers in the message, and whether a purge was for each; held for a few instructions.
     recipients: Mutex<BTreeMap<u16, bool>>,
 }
@@ -32,7 +34,7 @@ impl Countermand {
     pub(crate) fn begin(&mut self) {
         match self.0.as_mut().and_then(Arc::get_mut) {
             Some(given) => {
-                *given.is_given.get_mut() = false;
+                (*given.is_given.get_mut(), *given.is_over.get_mut()) = (false, false);
                 given.recipients.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
             }
             None => self.0 = Some(Arc::default()),
@@ -45,6 +47,22 @@ impl Countermand {
             given.recipients.lock().unwrap_or_else(PoisonError::into_inner).extend(recipients);
             given.is_given.store(true, Ordering::Release);
         }
+    }
+
+    /// What has not begun is not to begin: the message's life is over.
+    pub fn end(&self) {
+        if let Some(given) = &self.0 {
+            given.is_over.store(true, Ordering::Release);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.as_ref().is_some_and(|given| given.is_over.load(Ordering::Acquire))
+    }
+
+    /// Is one that waits for its turn to go home?
+    fn ends_waiting(&self) -> bool {
+        self.is_given() || self.is_over()
     }
 
     /// It is for some of the recipients at least.
@@ -97,14 +115,27 @@ impl Queue {
         dispatch.is_guest() && self.guest(dispatch).is_some_and(|guest| guest.countermand.is_given())
     }
 
-    /// Takes the guest whose turn it is at this destination. Those that a command has come for go home, for their owner sends those of their
+    /// When the life ends of what is not begun of this shard's own mail (unix ms), by that of its route as well; `None` where nothing ends it.
+    pub fn end_at(&self, dispatch: &Dispatch) -> Option<u64> {
+        if dispatch.is_guest() { None } else { self.deadline(dispatch.group) }
+    }
+
+    /// Is an attempt that has begun nothing not to begin, because the life of its message is over? For another shard's its owner has said so.
+    pub fn is_over(&self, dispatch: &Dispatch, now: u64) -> bool {
+        match dispatch.is_guest() {
+            true => self.guest(dispatch).is_some_and(|guest| guest.countermand.is_over()),
+            false => self.end_at(dispatch).is_some_and(|end| end <= now),
+        }
+    }
+
+    /// Takes the guest whose turn it is at this destination. Those that a command, or the end of their lives, has come for go home, for their owner sends those of their
     /// recipients again at once that it is not about.
     pub(crate) fn take_guest(&mut self, destination: u32, now: u64) -> Option<Waiting> {
         loop {
             let next = self.next_guest(destination, now);
             let waiting = self.destinations[destination as usize].guests.take(next)?;
             let guest = self.guests.at(waiting.slot).expect("a waiting guest is in the book");
-            if !guest.countermand.is_given() {
+            if !guest.countermand.ends_waiting() {
                 return Some(waiting);
             }
             let guest = self.guests.remove(waiting.slot);
@@ -112,17 +143,17 @@ impl Queue {
         }
     }
 
-    /// Commands have come for guests: those of them that wait go home at once, and not when their turn comes, which behind a host that hangs takes minutes.
+    /// Commands, or the ends of their lives, have come for guests: those of them that wait go home at once, and not when their turn comes, which behind a host that hangs takes minutes.
     /// They then come out of [`Queue::take_refused`]. Goes over the guests that are here, and over the destinations if it finds one.
     pub fn send_countermanded_home(&mut self, now: u64) {
-        if !self.guests.in_turn().any(|guest| guest.countermand.is_given()) {
+        if !self.guests.in_turn().any(|guest| guest.countermand.ends_waiting()) {
             return;
         }
         for destination in 0..self.destinations.len() as u32 {
             if self.destinations[destination as usize].guests.is_empty() {
                 continue;
             }
-            for guest in self.take_guests_that(destination, |_, guest| guest.countermand.is_given()) {
+            for guest in self.take_guests_that(destination, |_, guest| guest.countermand.ends_waiting()) {
                 self.send_home(destination, guest, now);
             }
             self.refresh(destination, now);

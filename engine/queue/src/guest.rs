@@ -1,8 +1,8 @@
 //! Dispatches of other shards at a home of their destination: guests.
 //!
 //! A guest is as much of a message as an attempt needs. It takes a place in the home's window like the home's own mail, in turn
-//! with it: as often as there are shards with guests waiting. It is not queued here: it cannot expire, is in no listing, and
-//! nothing of it is persisted. How it ends is told to its owner, who settles it.
+//! with it: as often as there are shards with guests waiting. It is not queued here: it expires at its owner, who has it sent home for that
+//! ([`Countermand::end`](crate::Countermand::end)), is in no listing, and nothing of it is persisted. How it ends is told to its owner, who settles it.
 //!
 //! A guest waits while an attempt that ends can make room for it. When the destination can do nothing for longer, because its
 //! breaker is open or it asked for a pause, all guests are refused until then, and their owners keep them.

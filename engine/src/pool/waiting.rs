@@ -22,6 +22,14 @@ impl<T> Waiting<T> {
         Waiting { destination, item: Cell::new(Some(item)), seat: Cell::new(None), waker: RefCell::new(None) }
     }
 
+    /// Looks at the attempt while it waits; `None` when it waits no longer.
+    pub fn with<R>(&self, look: impl FnOnce(&mut T) -> R) -> Option<R> {
+        let mut item = self.item.take()?;
+        let seen = look(&mut item);
+        self.item.set(Some(item));
+        Some(seen)
+    }
+
     /// Ready with a seat and the attempt, or with `None` when a connection that became free has taken the attempt over.
     pub fn poll_seated(&self, cx: &mut Context<'_>) -> Poll<Option<(T, Seat<T>)>> {
         match (self.item.take(), self.seat.take()) {
