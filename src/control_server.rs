@@ -32,6 +32,7 @@ use crate::{
     reloader::Reloader,
     resolver::DnsCounters,
     shard_call::{ShardGone, answer_of},
+    spool_supply::SpoolSupply,
 };
 
 /// Control connections at once; a further one is told so and closed.
@@ -343,10 +344,20 @@ async fn answer(
             Ok(1)
         }
         WireRequest::SpoolPrepare { segments } => {
+            let mut ahead = Vec::with_capacity(shards.len());
+            for shard in shards {
+                match ask(shard, Command::Ahead).await? {
+                    Answer::Ahead(logs) => ahead.push(logs),
+                    Answer::Failed(reason) => return Err(reason),
+                    _ => {}
+                }
+            }
+            let prepared = SpoolSupply::of_shards(ahead).ok_or_else(|| "no shard runs".to_owned())?.prepare(segments)?;
             for shard in shards {
                 ask(shard, Command::Prepare(segments)).await?;
             }
-            Ok(u64::from(segments) * shards.len() as u64)
+            send(write, &prepared).await.map_err(|reason| reason.to_string())?;
+            Ok(prepared.made)
         }
     }
 }

@@ -75,7 +75,7 @@ pub enum WireRequest {
         /// Which of them.
         ask: ClusterCall,
     },
-    /// `spool prepare`.
+    /// `spool prepare`: one [`Prepared`](crate::spool_supply::Prepared), before they are made.
     SpoolPrepare {
         /// Segments for each shard.
         segments: u32,

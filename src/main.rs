@@ -42,6 +42,7 @@ mod secret_advice;
 mod shard_call;
 mod socket;
 mod spool_cli;
+mod spool_supply;
 mod topology;
 mod unanswered_limits;
 

@@ -13,6 +13,7 @@ use ringpost_engine::{
     spool_home::SpoolHome,
 };
 use ringpost_smtp::shown::{shown, shown_bytes};
+use ringpost_spool::{Ahead, Space};
 use serde_json::json;
 
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
     control_client::{ControlError, ask},
     control_wire::WireRequest,
     queue_cli::{code, say, say_json},
+    spool_supply::{Prepared, SpoolSupply},
 };
 
 /// A longer line of content is shown on a terminal in pieces.
@@ -173,28 +175,14 @@ impl<W: Write> ForTerminal<W> {
     }
 }
 
-/// Refuses what would leave less than `spool.min_free_bytes`: records of what is delivered live on that, and a start.
-fn refuse_without_room(config: &Config, shards: usize, segments: u32, free: u64) -> Result<(), Failure> {
-    let (bytes, kept) = (config.spool.segment_bytes.bytes(), config.spool.min_free_bytes.bytes());
-    let (wanted, room) = (u64::from(segments).saturating_mul(shards as u64), free.saturating_sub(kept) / bytes);
-    if wanted <= room {
-        return Ok(());
-    }
-    Err(Failure {
-        message: format!(
-            "{}: {free} bytes are free, of which spool.min_free_bytes keeps {kept}, and a segment has {bytes}: {wanted} segments ({segments} for each of \
-             {shards} shards) do not fit, and nothing was prepared; there is room for {} each",
-            config.spool.path.display(),
-            room / shards.max(1) as u64,
-        ),
-        code: EXIT_IO,
-    })
-}
-
 fn prepare(config: &Config, segments: u32) -> Result<ExitCode, Failure> {
-    match ask(&config.control.socket, &WireRequest::SpoolPrepare { segments }, |_| ()) {
-        Ok(count) => {
-            say(&format!("{count} more segments are being prepared; `ringpost stats` counts them"));
+    let mut prepared = None;
+    match ask(&config.control.socket, &WireRequest::SpoolPrepare { segments }, |line| prepared = serde_json::from_str(line).ok()) {
+        Ok(made) => {
+            let ready = prepared.map_or(0, |Prepared { ready, .. }| ready);
+            say(&format!(
+                "{made} more segments are being prepared, and {ready} are ready; `ringpost stats` counts those ready now (segments_ready)"
+            ));
             Ok(ExitCode::from(EXIT_OK))
         }
         Err(ControlError::Unreachable { .. }) => {
@@ -202,7 +190,9 @@ fn prepare(config: &Config, segments: u32) -> Result<ExitCode, Failure> {
             // A folder that is made yet lies where its nearest one above does; where nobody can tell, the disk itself will.
             let stat = config.spool.path.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok());
             if let Some(stat) = stat {
-                refuse_without_room(config, shards, segments, stat.f_bavail.saturating_mul(stat.f_frsize))?;
+                let supply = nothing_ahead(config, shards, &stat);
+                let path = config.spool.path.display();
+                supply.prepare(segments).map_err(|reason| Failure { message: format!("{path}: {reason}"), code: EXIT_IO })?;
             }
             let path = &config.spool.path;
             let home = SpoolHome::open(path, random_u64(), config.spool.allow_unsafe_spool)
@@ -223,25 +213,21 @@ fn prepare(config: &Config, segments: u32) -> Result<ExitCode, Failure> {
     }
 }
 
+/// Of a spool whose engine does not run: what is added comes to what is there, whatever that is.
+fn nothing_ahead(config: &Config, shards: usize, stat: &rustix::fs::StatVfs) -> SpoolSupply {
+    let segment_bytes = u32::try_from(config.spool.segment_bytes.bytes()).expect("the config allows at most 1 GiB");
+    let inodes = if stat.f_files == 0 { u64::MAX } else { stat.f_favail };
+    SpoolSupply {
+        own: vec![Ahead { segment_bytes, ..Ahead::default() }; shards],
+        others: Vec::new(),
+        space: Space { bytes: stat.f_bavail.saturating_mul(stat.f_frsize), inodes },
+        kept: Space { bytes: config.spool.min_free_bytes.bytes(), inodes: config.spool.min_free_inodes.into() },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// On a disk of 150 MB it wrote until nothing was free, all of it for the first of two logs, and the next start found no room.
-    #[test]
-    fn what_is_prepared_leaves_what_is_to_stay_free() {
-        let config = Config::default();
-        let (bytes, kept) = (config.spool.segment_bytes.bytes(), config.spool.min_free_bytes.bytes());
-        assert!(refuse_without_room(&config, 2, 5, kept + 10 * bytes).is_ok());
-        let refused = refuse_without_room(&config, 2, 5, kept + 10 * bytes - 1).unwrap_err();
-        assert!(
-            refused.code == EXIT_IO && refused.message.contains("10 segments (5 for each of 2 shards) do not fit"),
-            "{}",
-            refused.message
-        );
-        assert!(refused.message.ends_with("there is room for 4 each"), "{}", refused.message);
-        assert!(refuse_without_room(&config, 1, 1, kept).is_err() && refuse_without_room(&config, 1, u32::MAX, u64::MAX).is_ok());
-    }
 
     /// A header field or a body could clear the screen of who looked at it, or write other words over it.
     #[test]

@@ -17,7 +17,7 @@ use std::{
 use ringpost_ring::{PageSlice, Pages, Ring, WriteSynced};
 use ringpost_spool::{
     AppendError, Appended, BATCHES_IN_FLIGHT_MAX, Content, Event, Host, Location, Log, LogConfig, Op, OpId, OpKind, RecordId, RecordWriter,
-    Role, Room, SegmentFile, Ticket,
+    Role, Room, SegmentFile, Space, Ticket,
 };
 use tracing::warn;
 
@@ -438,6 +438,11 @@ impl Committer {
             recent.pop_front();
         }
         recent.push_back(batch);
+    }
+
+    /// The room on the file system now.
+    pub fn space(&self) -> io::Result<Space> {
+        self.files.space()
     }
 
     /// What can be promised to new messages now. An idle log would not notice that others have filled the disk, so this looks.

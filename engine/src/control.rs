@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ringpost_config::Config;
 use ringpost_queue::{Asking, Backlog, Pauses, QueueId, REPLY_BYTES_MAX, Resolution};
+use ringpost_spool::{Ahead, Space};
 use serde::{Deserialize, Serialize};
 
 pub use crate::destination_summary::DestinationSummary;
@@ -20,6 +21,19 @@ pub struct Request {
     pub command: Command,
     /// Called with the answer; must not block.
     pub answer: Box<dyn FnOnce(Answer) + Send>,
+}
+
+/// What the logs of a shard have written ahead.
+#[derive(Clone, Debug)]
+pub struct LogsAhead {
+    /// Of its own log: the one that [`Command::Prepare`] is for.
+    pub own: Ahead,
+    /// Of those that it has adopted.
+    pub adopted: Vec<Ahead>,
+    /// What may still be used of the file system.
+    pub space: Space,
+    /// Of that, what is to stay.
+    pub kept: Space,
 }
 
 /// What can be asked.
@@ -51,7 +65,9 @@ pub enum Command {
     Resolved(Vec<(Asking, Resolution)>),
     /// What came of questions about limits over all nodes.
     Limits(Vec<LimitAnswer>),
-    /// Write so many segments ahead.
+    /// What is written ahead: [`Answer::Ahead`].
+    Ahead,
+    /// Keep so many more segments ready.
     Prepare(u32),
     /// Hand-over of mail between nodes.
     HandOver(HandOver),
@@ -427,6 +443,8 @@ pub enum Answer {
     PausedBy(Vec<Option<String>>),
     /// Counter names and values.
     Stats(Vec<(&'static str, u64)>),
+    /// What the logs have written ahead, and the room that there is for more.
+    Ahead(LogsAhead),
     /// Mail to offer.
     Offers(Offers),
     /// A claim is durable: its name here, and how many messages this shard has.

@@ -1,11 +1,12 @@
 //! A shard's answers to the coordinator: list, show and steer queued messages, counters, drain.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, io, rc::Rc};
 
+use ringpost_spool::Space;
 use slab::Slab;
 
 use crate::{
-    control::{Answer, Command, HandOver, Request},
+    control::{Answer, Command, HandOver, LogsAhead, Request},
     listing, pausing, reloading,
     request_lane::RequestReceiver,
     shard::Shard,
@@ -86,6 +87,7 @@ fn has_task_of_its_own(shard: &Shard, command: &Command) -> bool {
         | Command::Stats
         | Command::Resolved(_)
         | Command::Limits(_)
+        | Command::Ahead
         | Command::Prepare(_)
         | Command::Drain => false,
     }
@@ -157,6 +159,7 @@ fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
             shard.heard_of_limits(answers);
             Answer::Done
         }
+        Command::Ahead => logs_ahead(shard).map_or_else(|reason| Answer::Failed(reason.to_string()), Answer::Ahead),
         Command::Prepare(segments) => {
             shard.own.with_log(|log| log.prepare_more(segments));
             Answer::Done
@@ -203,10 +206,19 @@ async fn hand_over(shard: Rc<Shard>, call: HandOver) -> Answer {
     }
 }
 
+fn logs_ahead(shard: &Shard) -> io::Result<LogsAhead> {
+    let (own, space) = (shard.own.log().ahead(), shard.own.space()?);
+    let adopted = shard.adopted.borrow().iter().map(|(_, log)| log.log().ahead()).collect();
+    let config = shard.config();
+    let kept = Space { bytes: config.spool.min_free_bytes.bytes(), inodes: config.spool.min_free_inodes.into() };
+    Ok(LogsAhead { own, adopted, space, kept })
+}
+
 fn stats(shard: &Shard) -> Vec<(&'static str, u64)> {
     let mut stats = shard.metrics.snapshot();
     let counts = shard.queue.borrow().counts();
     let connections = shard.pool.all();
+    let ahead = shard.own.log().ahead();
     stats.extend([
         ("queue_messages", counts.messages as u64),
         ("queue_waiting", counts.waiting as u64),
@@ -225,6 +237,8 @@ fn stats(shard: &Shard) -> Vec<(&'static str, u64)> {
         ("pool_active", connections.active.into()),
         ("pool_idle", connections.idle.into()),
         ("pool_total", connections.total.into()),
+        ("segments_kept", ahead.kept.into()),
+        ("segments_ready", ahead.ready.into()),
         ("arena_bytes", shard.ring.pages_bytes() as u64),
         ("staging_bytes", shard.staging.taken() as u64),
         ("receive_buffers_free", shard.ring.buffers_free() as u64),

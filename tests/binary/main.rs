@@ -38,6 +38,7 @@ mod shards;
 mod shortage;
 mod smarthosts;
 mod smuggling;
+mod spool_prepare;
 mod spool_surgery;
 mod store;
 mod taken_out;

@@ -56,4 +56,4 @@ pub use read::{Location, QueuedMessage, RecordDamaged};
 pub use record::{ID_PART_MAX, RECORD_HEADER_BYTES, RecordId, RecordKind};
 pub use segment::{FORMAT, SegmentFile, blank_front};
 pub use segments::RESERVE_SEGMENTS;
-pub use supply::Room;
+pub use supply::{Ahead, Room};

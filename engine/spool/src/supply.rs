@@ -100,6 +100,17 @@ impl<H: Host> Log<H> {
         self.config.prepared_segments = self.config.prepared_segments.saturating_add(segments).min(self.config.segments_max - 1);
     }
 
+    /// What is written ahead, and is to be.
+    pub fn ahead(&self) -> Ahead {
+        let begun_bytes = self.supply.promising().map_or(0, |making| match making.step {
+            Step::Create | Step::Allocate | Step::Unlink { .. } => 0,
+            Step::Fill { from } => from,
+            Step::Header | Step::Publish | Step::SyncDirectory => self.segments.get(making.slot).bytes,
+        });
+        let ready = u32::try_from(self.segments.coming_count()).unwrap_or(u32::MAX);
+        Ahead { segment_bytes: self.config.segment_bytes, kept: self.config.prepared_segments, ready, begun_bytes }
+    }
+
     /// What can still be promised to new messages.
     pub fn room(&self, now: Instant) -> Room {
         let usable = u64::from(self.config.segment_bytes - FIRST_BATCH);
@@ -382,6 +393,19 @@ impl<H: Host> Log<H> {
             }
         }
     }
+}
+
+/// What a log has written ahead, and is to have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ahead {
+    /// Of each segment that is made now.
+    pub segment_bytes: u32,
+    /// Segments that are kept ready.
+    pub kept: u32,
+    /// Segments that are.
+    pub ready: u32,
+    /// Bytes that are there of one that is being made.
+    pub begun_bytes: u32,
 }
 
 /// What the log can still promise.
