@@ -12,6 +12,15 @@ use crate::route::RouteId;
 use crate::settling::Settled;
 use crate::view::RecipientView;
 
+/// Those of a message that a re-route is for: what meets its filter and is not over.
+struct Travellers {
+    numbers: Vec<u16>,
+    /// All have failed and their report is being made: nothing of them is left to be sent.
+    is_told: bool,
+    /// All lead there by command already.
+    goes_already: bool,
+}
+
 impl Queue {
     /// Fails the recipients that meet the filter, with `reply` as the last word about them, so that their sender is told; one that is being
     /// attempted when that has ended, unless it is delivered. A held message is bounced, too.
@@ -64,20 +73,16 @@ impl Queue {
         if !self.routes.is_matched(to) {
             return None;
         }
-        let chosen = self.chosen(key, filter, |place| !place.is_over());
-        // Of failed ones whose report is being made nothing is left to be sent.
-        let is_being_told = self.messages[index].flags.has(Flags::REPORT_OPEN);
-        let recipients = self.messages.recipients(index);
-        if chosen.iter().all(|&number| is_being_told && recipients[usize::from(number)].place == Place::Failed) {
-            return Some(Settled::Nothing);
-        }
         let at = self.messages[index].may_go_at(now);
-        // Else a command that goes along the mail of a destination would find what it sent there itself behind all other, and never end.
-        let is_so_already = |&number: &u16| {
+        let Travellers { numbers: chosen, is_told, goes_already } = self.travellers(key, index, filter, to);
+        let recipients = self.messages.recipients(index);
+        let is_put_off = |&number: &u16| {
             let recipient = &recipients[usize::from(number)];
-            self.rerouted_to(index, number) == Some(to) && (recipient.place != Place::Waiting || recipient.next_attempt <= at)
+            recipient.place == Place::Waiting && recipient.next_attempt > at
         };
-        if chosen.iter().all(is_so_already) {
+        // What goes that way already is left alone, or a command that goes along the mail of a destination would find what it sent there itself behind all
+        // other, and never end.
+        if chosen.is_empty() || is_told || goes_already && !chosen.iter().any(is_put_off) {
             return Some(Settled::Nothing);
         }
         self.reroute_some(index, &chosen, to);
@@ -98,11 +103,17 @@ impl Queue {
     /// Do all that meet the filter and are not over go this way by command already, as far as anything is sent of them yet?
     pub fn is_rerouted(&self, key: MessageKey, filter: &Filter, to: RouteId) -> bool {
         let Some(index) = self.find_open(key) else { return false };
-        let chosen = self.chosen(key, filter, |place| !place.is_over());
+        let Travellers { numbers, is_told, goes_already } = self.travellers(key, index, filter, to);
+        !numbers.is_empty() && !is_told && goes_already
+    }
+
+    fn travellers(&self, key: MessageKey, index: u32, filter: &Filter, to: RouteId) -> Travellers {
+        let numbers = self.chosen(key, filter, |place| !place.is_over());
         let recipients = self.messages.recipients(index);
         let is_failed = |&number: &u16| recipients[usize::from(number)].place == Place::Failed;
-        let is_being_told = self.messages[index].flags.has(Flags::REPORT_OPEN) && chosen.iter().all(is_failed);
-        !chosen.is_empty() && !is_being_told && chosen.iter().all(|&number| self.rerouted_to(index, number) == Some(to))
+        let is_told = self.messages[index].flags.has(Flags::REPORT_OPEN) && numbers.iter().all(is_failed);
+        let goes_already = numbers.iter().all(|&number| self.rerouted_to(index, number) == Some(to));
+        Travellers { numbers, is_told, goes_already }
     }
 
     /// Sets when a message expires, unix milliseconds; the lifetimes of its recipients' routes still hold when they end earlier.
