@@ -196,7 +196,7 @@ pub struct Changed {
     /// Messages found and changed; durable where the change must be.
     pub count: u64,
     /// When there are more: where to go on.
-    pub next: Option<u64>,
+    pub next: Option<Rest>,
     /// Found, and not changed: to hold and held already, to release and not held by command, to retry and may go already, to
     /// re-route and goes that way already.
     pub unchanged: u64,
@@ -370,6 +370,15 @@ pub enum Change {
     },
 }
 
+/// What is left of a change: where it goes on, and where it ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rest {
+    /// As [`Cursor::position`](ringpost_queue::Cursor::position).
+    pub at: u64,
+    /// What the shard has numbered from here on came after the change began.
+    pub older_than: QueueId,
+}
+
 /// A [`Change`] and the messages that it is for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ChangeOrder {
@@ -378,7 +387,7 @@ pub struct ChangeOrder {
     /// With which.
     pub selection: Selection,
     /// Where the answer before ended.
-    pub after: Option<u64>,
+    pub after: Option<Rest>,
     /// Change nothing: count the messages that the selection means in part, and in [`Changed::others`] the recipients that it does not mean
     /// and that would be changed.
     pub only_counts: bool,

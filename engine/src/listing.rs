@@ -58,6 +58,7 @@ pub(crate) fn filter_of(queue: &Queue, filter: &MessageFilter, now: u64) -> Resu
         sender: filter.sender.clone(),
         sender_domain: filter.sender_domain.clone(),
         tag: filter.tag.clone(),
+        older_than: None,
         accepted_until: filter.older_than_s.map(|seconds| now.saturating_sub(seconds.saturating_mul(1000))),
         recipient_domain: filter.domain.clone(),
         destinations,

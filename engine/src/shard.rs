@@ -455,9 +455,14 @@ impl Shard {
 
     /// The next id of this shard and boot.
     pub(crate) fn next_id(&self) -> QueueId {
-        let sequence = self.next_sequence.get();
-        self.next_sequence.set(sequence + 1);
-        QueueId { boot: self.boot, shard: self.id, sequence }
+        let id = self.upcoming_id();
+        self.next_sequence.set(id.sequence + 1);
+        id
+    }
+
+    /// What [`Shard::next_id`] will give out next.
+    pub(crate) fn upcoming_id(&self) -> QueueId {
+        QueueId { boot: self.boot, shard: self.id, sequence: self.next_sequence.get() }
     }
 
     /// Unix milliseconds of the queue's clock.

@@ -6,14 +6,13 @@ use ringpost_queue::{Cursor, Filter, MessageKey, QueueId, RecipientView, RouteId
 use ringpost_smtp::shown::is_steering;
 
 use crate::{
-    control::{Answer, Change, ChangeOrder, Changed, EXPIRY_AHEAD_MAX, MessageFilter, REASON_BYTES_MAX, Recalled, Selection, time_text},
+    control::{
+        Answer, Change, ChangeOrder, Changed, EXPIRY_AHEAD_MAX, MessageFilter, REASON_BYTES_MAX, Recalled, Rest, Selection, time_text,
+    },
     listing::filter_of,
     mail_log::{Escaped, EscapedWord},
     shard::Shard,
 };
-
-/// An end of life no further ahead than this is now: whoever reckoned it has another clock than this shard, whose own is of the turn's beginning.
-const EXPIRES_NOW_MS: u64 = 100;
 
 /// Messages changed before other tasks get their turn.
 const CHANGES_PER_TURN: usize = 256;
@@ -61,11 +60,14 @@ pub(crate) async fn steer(shard: &Rc<Shard>, order: ChangeOrder) -> Answer {
                 Ok(None) => return Answer::Changed(course.changed),
                 Err(reason) => return Answer::Failed(reason),
             };
-            let mut cursor = Some(order.after.map_or_else(Cursor::default, Cursor::at));
+            // What comes meanwhile is not meant, or a change would go on for as long as mail comes as fast as it is changed.
+            let older_than = order.after.map_or_else(|| shard.upcoming_id(), |rest| rest.older_than);
+            let filter = Filter { older_than: Some(older_than), ..filter };
+            let mut cursor = Some(order.after.map_or_else(Cursor::default, |rest| Cursor::at(rest.at)));
             let (mut keys, mut pages) = (Vec::with_capacity(CHANGES_PER_TURN), 0);
             while let Some(at) = cursor {
                 if course.changed.count >= CHANGES_PER_ORDER as u64 || pages == PAGES_PER_ORDER {
-                    course.changed.next = Some(at.position());
+                    course.changed.next = Some(Rest { at: at.position(), older_than });
                     break;
                 }
                 keys.clear();
@@ -235,9 +237,7 @@ impl Steering {
                 if *at_ms > shard.now_ms() + EXPIRY_AHEAD_MAX.as_millis() as u64 {
                     return Err(format!("an end of life is at most {} days ahead", EXPIRY_AHEAD_MAX.as_secs() / 86_400));
                 }
-                // What is to end at once has ended for this shard's clock, too: what waits at another shard is not begun any more.
-                let now = shard.now_ms();
-                Self::SetExpiry(if *at_ms <= now.saturating_add(EXPIRES_NOW_MS) { now.min(*at_ms) } else { *at_ms })
+                Self::SetExpiry(*at_ms)
             }
         })
     }

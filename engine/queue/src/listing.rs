@@ -39,6 +39,8 @@ pub struct Filter {
     pub tag: Option<String>,
     /// Accepted at this time (unix ms) or before.
     pub accepted_until: Option<u64>,
+    /// Not of this boot and shard with this number or a later one: what was given its number behind the beginning of a walk does not prolong it.
+    pub older_than: Option<QueueId>,
     /// Domain of at least one recipient, in any case. This and the next two are to be met by the same recipient.
     pub recipient_domain: Option<String>,
     /// Where at least one recipient leads: to one of these, or a domain whose site is one of them. Empty: wherever.
@@ -275,7 +277,10 @@ impl MessageView<'_> {
     pub fn matches(&self, filter: &Filter) -> bool {
         let envelope = self.envelope();
         let is = |wanted: &Option<String>, own: &[u8]| wanted.as_ref().is_none_or(|wanted| is_name(wanted, own));
+        let is_older =
+            |than: QueueId| (envelope.id.boot, envelope.id.shard) != (than.boot, than.shard) || envelope.id.sequence < than.sequence;
         filter.accepted_until.is_none_or(|until| envelope.accepted_at <= until)
+            && filter.older_than.is_none_or(is_older)
             && is(&filter.sender, envelope.reverse_path)
             && is(&filter.sender_domain, after_at(envelope.reverse_path))
             && filter.tag.as_ref().is_none_or(|tag| self.tags().any(|own| own == cut_tag(tag)))

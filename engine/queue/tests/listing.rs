@@ -348,3 +348,30 @@ fn what_is_delivered_is_in_no_list() {
         assert_eq!(queue.terms(kind).count(), 0, "{kind:?}");
     }
 }
+
+/// A command for a whole queue went along what came meanwhile, and ended when mail came more slowly than it was changed.
+#[test]
+fn a_walk_is_not_prolonged_by_what_comes_behind_its_beginning() {
+    const BEFORE: u64 = 1000;
+    for sender_domain in [None, Some("a.test".to_owned())] {
+        let (mut queue, mut random) = (queue(5), Jitter::new(5));
+        let known: Vec<Known> = (1..=BEFORE).map(|sequence| put(&mut queue, &mut random, sequence)).collect();
+        let older_than = Some(QueueId { boot: 1, shard: 0, sequence: BEFORE + 1 });
+        let filter = Filter { sender_domain: sender_domain.clone(), older_than, ..Filter::default() };
+        let (mut found, mut cursor, mut pages, mut sequence) = (Vec::new(), Some(Cursor::default()), 0, BEFORE);
+        while let Some(at) = cursor {
+            cursor = queue.page(&filter, at, 100, |message| found.push(message.envelope().id.sequence)).unwrap();
+            // Of each domain more than a page.
+            for _ in 0..500 {
+                sequence += 1;
+                put(&mut queue, &mut random, sequence);
+            }
+            pages += 1;
+            assert!(pages < 30, "{} found, of {BEFORE}", found.len());
+        }
+        found.sort_unstable();
+        let is_meant = |(_, known): &(u64, &Known)| sender_domain.as_ref().is_none_or(|domain| *domain == known.sender_domain);
+        let meant: Vec<u64> = (1..).zip(&known).filter(is_meant).map(|(sequence, _)| sequence).collect();
+        assert_eq!(found, meant);
+    }
+}
