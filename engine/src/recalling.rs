@@ -14,6 +14,7 @@ use std::{
 use ringpost_queue::{MessageKey, QueueId, Settled};
 
 use crate::{
+    committer::Committer,
     control::{Answer, Recalled},
     shard::Shard,
 };
@@ -32,6 +33,8 @@ pub(crate) struct Recalling {
     overdue: Gathered<QueueId>,
     /// Out, and offered again as soon as what has ended of it is durable.
     parted: Gathered<MessageKey>,
+    /// Of that, what waits until its log has room.
+    crowded: Crowded<MessageKey>,
     /// Mail of an earlier run that shared, or was emptied: delivered here as soon as it is out.
     retracted: RefCell<HashSet<QueueId>>,
     /// All that was ever there, until it is asked for.
@@ -57,11 +60,6 @@ impl<T> Gathered<T> {
         !self.is_seen_to.replace(true)
     }
 
-    /// It is to be seen to again, by the task that has taken it.
-    fn put_back(&self, item: T) {
-        self.items.borrow_mut().push(item);
-    }
-
     /// The newest, at most so many.
     fn take(&self, items_max: usize) -> Vec<T> {
         let mut items = self.items.borrow_mut();
@@ -72,6 +70,30 @@ impl<T> Gathered<T> {
     /// Nothing is left: the task ends, and what comes next starts another.
     fn end(&self) {
         self.is_seen_to.set(false);
+    }
+}
+
+/// What waits for logs that are full, each by itself: a disk that stays full keeps nothing that is in another log, or is on disk already.
+struct Crowded<T>(RefCell<HashMap<u16, Vec<T>>>);
+
+impl<T> Default for Crowded<T> {
+    fn default() -> Self {
+        Crowded(RefCell::default())
+    }
+}
+
+impl<T> Crowded<T> {
+    /// True if the caller is to wait for the log's room, and then [`Crowded::take`]: it is the first.
+    fn add(&self, log: u16, item: T) -> bool {
+        let mut logs = self.0.borrow_mut();
+        let waiting = logs.entry(log).or_default();
+        waiting.push(item);
+        waiting.len() == 1
+    }
+
+    /// All that waits for a log.
+    fn take(&self, log: u16) -> Vec<T> {
+        self.0.borrow_mut().remove(&log).unwrap_or_default()
     }
 }
 
@@ -190,6 +212,10 @@ impl Shard {
             self.queue.borrow_mut().take_back(key, now);
             return;
         }
+        self.offer_when_durable(key);
+    }
+
+    fn offer_when_durable(self: &Rc<Self>, key: MessageKey) {
         if self.recalling.parted.add(key) {
             self.see_to(async |shard| shard.offer_parted().await);
         }
@@ -206,7 +232,7 @@ impl Shard {
             .detach();
     }
 
-    async fn offer_parted(&self) {
+    async fn offer_parted(self: &Rc<Self>) {
         while !self.is_ending() {
             let parted = self.recalling.parted.take(usize::MAX);
             if parted.is_empty() {
@@ -216,22 +242,30 @@ impl Shard {
             if !self.keeps_records() {
                 break;
             }
-            let (unwritten, mut full) = (self.unwritten(), None);
+            let unwritten = self.unwritten();
             for key in parted {
-                match unwritten.get(&key) {
+                match unwritten.get(&key).and_then(|&log| Some((log, self.committer_of(log)?))) {
                     None => self.offer_what_is_open(key),
                     // Not before the disk has room for it.
-                    Some(&log) => {
-                        self.recalling.parted.put_back(key);
-                        full = self.committer_of(log);
-                    }
+                    Some((log, full)) => self.offer_with_room(log, full, key),
                 }
-            }
-            if let Some(full) = full {
-                full.room().await;
             }
         }
         self.recalling.parted.end();
+    }
+
+    /// As [`Shard::offer_when_durable`], once there may be room in this log.
+    fn offer_with_room(self: &Rc<Self>, log: u16, full: Rc<Committer>, key: MessageKey) {
+        if self.recalling.crowded.add(log, key) {
+            let shard = self.clone();
+            self.ring
+                .spawn(async move {
+                    full.room().await;
+                    let keys = shard.recalling.crowded.take(log);
+                    keys.into_iter().for_each(|key| shard.offer_when_durable(key));
+                })
+                .detach();
+        }
     }
 
     /// Brings a message into the cluster's queue (again), unless nothing of it is left to offer.
