@@ -277,6 +277,7 @@ impl Node {
                 config: config.clone(),
                 hostname: hostname.clone(),
                 home: home.clone(),
+                segments_max: shard::SEGMENTS_MAX,
                 adopted: orphans.iter().copied().filter(|orphan| orphan % shards == core.shard).collect(),
                 pauses: pauses.clone(),
                 retracts,

@@ -79,6 +79,8 @@ mod steering;
 mod stored_envelope;
 mod summary;
 mod tags;
+#[cfg(test)]
+mod test_shard;
 mod ungreeted;
 mod unread_offers;
 mod why;

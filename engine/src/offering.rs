@@ -86,6 +86,12 @@ impl Line {
 }
 
 impl Offering {
+    /// What the coordinator would get next.
+    #[cfg(test)]
+    pub(crate) fn take_unsent(&self) -> Vec<QueueId> {
+        self.unsent.ids.take().into()
+    }
+
     /// Both as in [`crate::shard::ShardPlan`].
     pub(crate) fn new(retracts: bool, was_drained: bool) -> Offering {
         Offering { retracts, was_drained, ..Offering::default() }
@@ -380,5 +386,36 @@ impl Shard {
             return Answer::Failed("the spool has no room left on its disk".to_owned());
         }
         Answer::Done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringpost_queue::Filter;
+
+    use super::*;
+    use crate::test_shard::{accept, empty, fill, run};
+
+    /// Whoever offers mail heard that it was settled, and let it go; with the disk full that was on no disk, and the next start delivered it again.
+    #[test]
+    fn what_another_node_has_is_not_done_before_the_full_disk_has_it() {
+        run(async |shard| {
+            let (id, key) = accept(&shard, &["b@y.test", "c@z.test"]).await;
+            let fillers = fill(&shard).await;
+            // Its sender is to be told of one, so that no settled record does, which finds room where nothing else does.
+            let one = Filter { recipient_domain: Some("z.test".into()), ..Filter::default() };
+            let settled = shard.queue.borrow_mut().bounce(key, &one, b"554 5.0.0 no", shard.now_ms(), &mut Vec::new()).unwrap();
+            shard.persist(key, settled);
+            let handed_over = || shard.clone().handed_over(vec![HandedOver { id, to: "n2 1NGQZ6X00001J".to_owned() }]);
+            for _ in 0..2 {
+                let answer = handed_over().await;
+                assert!(matches!(&answer, Answer::Failed(reason) if reason.contains("no room")), "{answer:?}");
+            }
+            empty(&shard, &fillers).await;
+            while !shard.unwritten().is_empty() {
+                shard.own.room().await;
+            }
+            assert!(matches!(handed_over().await, Answer::Done));
+        });
     }
 }

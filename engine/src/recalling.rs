@@ -309,3 +309,37 @@ impl Shard {
         self.recalling.overdue.end();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ringpost_queue::Filter;
+
+    use crate::test_shard::{accept, empty, fill, run, take_turns};
+
+    /// It waited behind mail whose log was full until that had room; and before, that mail was offered with what had ended of it on no disk.
+    #[test]
+    fn what_waits_for_a_full_log_is_not_offered_and_keeps_nothing_else_from_it() {
+        run(async |shard| {
+            let (waits, key) = accept(&shard, &["b@y.test", "c@z.test"]).await;
+            let (goes, other) = accept(&shard, &["b@y.test"]).await;
+            assert_eq!(shard.offering.take_unsent(), [waits, goes]);
+            let fillers = fill(&shard).await;
+            let one = Filter { recipient_domain: Some("z.test".into()), ..Filter::default() };
+            let settled = shard.queue.borrow_mut().purge(key, &one, shard.now_ms(), &mut Vec::new()).unwrap();
+            shard.persist(key, settled);
+            shard.after_recall(key);
+            take_turns(&shard).await;
+            assert_eq!(shard.offering.take_unsent(), []);
+            shard.after_recall(other);
+            take_turns(&shard).await;
+            assert_eq!(shard.offering.take_unsent(), [goes]);
+            empty(&shard, &fillers).await;
+            loop {
+                match shard.offering.take_unsent().as_slice() {
+                    [] => shard.own.room().await,
+                    offered => return assert_eq!(offered, [waits]),
+                }
+            }
+        });
+    }
+}

@@ -87,6 +87,9 @@ const QUEUED_BYTES: u64 = 1024;
 const STAGING_SHARE: u64 = 8;
 const QUEUE_SHARE: u64 = 4;
 
+/// Enough segments of a log for a terabyte of the smallest ones.
+pub const SEGMENTS_MAX: u32 = 1 << 20;
+
 /// Everything a shard is told at its start.
 pub struct ShardPlan {
     /// Its number, from 0.
@@ -105,6 +108,8 @@ pub struct ShardPlan {
     pub hostname: String,
     /// The spool, open and locked.
     pub home: Arc<SpoolHome>,
+    /// Segments that each log may have: [`SEGMENTS_MAX`].
+    pub segments_max: u32,
     /// Logs of shards that no longer exist, adopted by this one (S18).
     pub adopted: Vec<u16>,
     /// Destinations that operators paused.
@@ -246,12 +251,12 @@ async fn run(plan: ShardPlan) {
     }
 }
 
-type OnEvent = Box<dyn Fn(ShardEvent) + Send>;
+pub(crate) type OnEvent = Box<dyn Fn(ShardEvent) + Send>;
 
 /// What the shard's main task goes on with.
-type Started = (Rc<Shard>, Vec<TcpListener>, RequestReceiver);
+pub(crate) type Started = (Rc<Shard>, Vec<TcpListener>, RequestReceiver);
 
-fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
+pub(crate) fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
     let ring = match Ring::start(RingConfig {
         entries: RING_ENTRIES,
         buffers: RECEIVE_BUFFERS,
@@ -292,7 +297,7 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         }
         let files = SegmentFiles::open(ring.clone(), directory.clone(), plan.home.write_mode())
             .map_err(|reason| format!("{}: {reason}", directory.display()))?;
-        let log = log_config(&config, &plan.home, number, role);
+        let log = LogConfig { segments_max: plan.segments_max, ..log_config(&config, &plan.home, number, role) };
         Committer::open(ring.clone(), files, log, plan.home.previous_boot(), metrics.clone())
             .map_err(|reason| format!("{}: {reason}", directory.display()))
     };
@@ -377,8 +382,6 @@ fn log_config(config: &Config, home: &SpoolHome, number: u16, role: Role) -> Log
     log.segment_bytes = u32::try_from(config.spool.segment_bytes.bytes()).expect("the config allows at most 1 GiB");
     log.batch_bytes = BATCH_BYTES;
     log.prepared_segments = config.spool.prepared_segments;
-    // Enough numbers for a terabyte of the smallest segments.
-    log.segments_max = 1 << 20;
     log.open_bytes_max = config.spool.open_max.bytes();
     log.free_bytes_min = config.spool.min_free_bytes.bytes();
     log.free_inodes_min = u64::from(config.spool.min_free_inodes);
@@ -386,7 +389,7 @@ fn log_config(config: &Config, home: &SpoolHome, number: u16, role: Role) -> Log
 }
 
 impl Shard {
-    async fn live(self: Rc<Self>, listeners: Vec<TcpListener>, requests: RequestReceiver) -> Result<(), String> {
+    pub(crate) async fn live(self: Rc<Self>, listeners: Vec<TcpListener>, requests: RequestReceiver) -> Result<(), String> {
         let answers = Rc::new(Cell::new(false));
         let logs: Vec<_> = std::iter::once((self.id, self.own.clone())).chain(self.adopted.borrow().iter().cloned()).collect();
         for (number, committer) in logs {
