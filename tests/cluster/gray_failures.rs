@@ -181,10 +181,10 @@ fn a_node_whose_disk_failed_and_that_is_kept_says_so_and_leads_no_longer() {
     let mails = rig.lose_disk("stop-accepting");
     rig.start_node(1);
     assert_eq!(rig.other_leader(0), 1);
-    let why = wait_for("its word", || rig.said(1, "n1", "last_error"));
-    assert!(why.contains("its spool failed"), "{why}");
-    assert_eq!(rig.said(1, "n1", "status").as_deref(), Some("degraded"));
-    assert_eq!(rig.nodes[0].own_status().as_deref(), Some("degraded"));
+    // On a busy machine another word may come before, and a heartbeat may be missed.
+    wait_for("its word", || rig.said(1, "n1", "last_error").filter(|why| why.contains("its spool failed")));
+    wait_for("its status", || rig.said(1, "n1", "status").filter(|status| status == "degraded"));
+    wait_for("its own word of it", || rig.nodes[0].own_status().filter(|status| status == "degraded"));
     assert!(rig.nodes[0].get("/ready").is_none_or(|answer| answer["ready"] != true));
     // A drain went on for ever, and said that the others had enough to deliver.
     let (code, _, refusal) = rig.nodes[0].ringpost("drain", &["--to-cluster"]);

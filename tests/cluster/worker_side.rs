@@ -9,7 +9,8 @@ use super::{
 impl Rig {
     /// How often that happened to items of the work queue.
     pub(super) fn count(&self, what: &str) -> u64 {
-        let stats = self.nodes[0].get("/api/queue/stats").unwrap_or_default();
+        // Without an answer that is not known, and not none.
+        let stats = wait_for("the queue's account", || self.nodes[0].get("/api/queue/stats").filter(|stats| stats["counters"].is_object()));
         stats["counters"][what].as_u64().unwrap_or(0)
     }
 }

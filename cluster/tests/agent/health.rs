@@ -44,11 +44,18 @@ fn a_node_whose_name_another_has_does_not_look_well_to_itself() {
     with_nodes(&[Role::Worker], async |rig| {
         wait_for("its health", || rig.nodes[0].handle.stats().counts.healthy_nodes == 1).await;
         let rival = Node::start(0, rig, Role::Worker);
-        wait_for("its word", || rig.nodes[0].handle.stats().local_node_status == Status::Unhealthy).await;
-        let reason = rig.nodes[0].handle.stats().local_last_error.unwrap();
-        assert!(reason.ends_with(&rival.handle.me().to_string()), "{reason}");
-        let stats = rival.handle.stats();
-        assert_eq!((stats.local_node_status, stats.local_last_error), (Status::Healthy, None));
+        // By its own word: others may have missed heartbeats of it on a busy machine.
+        let is_ousted = |error: String| error.ends_with(&rival.handle.me().to_string());
+        wait_for("its word", || {
+            let stats = rig.nodes[0].handle.stats();
+            stats.local_node_status == Status::Unhealthy && stats.local_last_error.is_some_and(is_ousted)
+        })
+        .await;
+        wait_for("the other's health", || {
+            let stats = rival.handle.stats();
+            (stats.local_node_status, stats.local_last_error) == (Status::Healthy, None)
+        })
+        .await;
         rival.handle.leave().await;
         wait_for("its health again", || rig.nodes[0].handle.stats().local_node_status == Status::Healthy).await;
     });
@@ -103,16 +110,16 @@ fn a_config_that_was_pushed_with_another_key_is_what_is_wrong_with_a_node() {
         wait_for("its health", || rig.nodes[0].handle.stats().counts.healthy_nodes == 1).await;
         other.publish_config("a = 1\n", "ann", 0, 0, None).await.unwrap();
         let stats = || rig.nodes[0].handle.stats();
-        wait_for("its word", || stats().local_last_error.is_some()).await;
-        let error = stats().local_last_error.unwrap();
-        assert!(error.starts_with("it does not run the config that was pushed") && error.contains("cluster.key_file"), "{error}");
-        assert_eq!(stats().local_node_status, Status::Degraded);
+        // That Valkey was late is another word, and may come before.
+        let word = || stats().local_last_error.filter(|error| error.starts_with("it does not run the config that was pushed"));
+        let error = wait_for_some("its word", word).await;
+        assert!(error.contains("cluster.key_file"), "{error}");
+        wait_for("its status", || stats().local_node_status == Status::Degraded).await;
         let as_read = || rig.nodes[0].handle.nodes().first().and_then(|node| node.last_error.clone());
         wait_for("its heartbeat", || as_read().as_ref() == Some(&error)).await;
         let version = rig.nodes[0].push("a = 2\n").await;
         wait_for("a config of its own key", || rig.nodes[0].handle.config_version() == version).await;
-        assert_eq!(stats().local_last_error, None);
-        wait_for("its health again", || stats().local_node_status == Status::Healthy).await;
+        wait_for("its health again", || stats().local_node_status == Status::Healthy && stats().local_last_error.is_none()).await;
     });
 }
 
@@ -141,8 +148,10 @@ fn a_valkey_that_takes_no_writes_is_what_is_wrong_with_a_node() {
         let stats = || node.handle.stats();
         wait_for("its word", || stats().local_last_error.is_some_and(|error| error.contains("READONLY"))).await;
         wait_for("its status", || stats().local_node_status == Status::Degraded).await;
-        let itself = node.handle.nodes_now().pop().unwrap();
-        assert!(itself.last_error.as_ref().is_some_and(|error| error.contains("READONLY")), "{:?}", itself.last_error);
+        wait_for("the same of the nodes", || {
+            node.handle.nodes_now().pop().and_then(|itself| itself.last_error).is_some_and(|error| error.contains("READONLY"))
+        })
+        .await;
         assert!(rig.server.command("REPLICAOF NO ONE").starts_with("+OK"));
         wait_for("its health", || stats().local_node_status == Status::Healthy && stats().local_last_error.is_none()).await;
         node.task.abort();
@@ -159,8 +168,7 @@ fn a_node_that_may_not_send_heartbeats_says_why_and_neither_leads_nor_stands() {
         assert!(rig.server.command("ACL SETUSER default -time").starts_with("+OK"));
         // A chore of the leader asks the time as well, and may be refused, and told of, before a heartbeat is.
         let word = || stats().local_last_error.filter(|error| error.starts_with("its heartbeats are refused"));
-        wait_for("its word", || word().is_some()).await;
-        let error = word().unwrap();
+        let error = wait_for_some("its word", word).await;
         assert!(error.contains("'time'") && !error.contains("default"), "{error}");
         wait_for("the end of its leadership", || !node.handle.is_leader()).await;
         // For longer than a lease lasts, by heartbeats.
@@ -190,6 +198,6 @@ fn why_valkey_is_away_is_told_and_its_return() {
         assert_eq!(stats().local_node_status, Status::Healthy, "that is Valkey's state, and not its own");
         rig.server.restart();
         wait_for("its return", || stats().counts.healthy_nodes == 1 && stats().local_last_error.is_none()).await;
-        assert_eq!(rig.nodes[0].handle.nodes_now().pop().unwrap().last_error, None, "it was not put into a heartbeat");
+        wait_for("its own list", || rig.nodes[0].handle.nodes_now().pop().is_some_and(|itself| itself.last_error.is_none())).await;
     });
 }

@@ -192,8 +192,16 @@ pub fn with_nodes_and_replicas(roles: &[Role], replicas_required: u32, test: imp
 }
 
 pub async fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    wait_for_some(what, || holds().then_some(())).await;
+}
+
+/// What `found` gave at last: asked once more it may give another thing.
+pub async fn wait_for_some<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
-    while !holds() {
+    loop {
+        if let Some(value) = found() {
+            return value;
+        }
         assert!(began.elapsed() < PATIENCE, "{what} did not happen");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
