@@ -134,7 +134,9 @@ impl Unread {
 /// }
 /// // Somebody, at times:
 /// queue.recover_expired_leases().await?;
-/// queue.settle(&["2026-11-29"]).await?;
+/// for known in queue.settle(&["2026-11-29"]).await {
+///     println!("{:?}", known?);
+/// }
 /// # Ok(())
 /// # }
 /// ```
@@ -317,19 +319,32 @@ impl ItemQueue {
         self.queue.recover_all().await
     }
 
-    /// What became of this node's items: those that are completed are forgotten with this answer.
-    pub async fn settle(&self, ids: &[&str]) -> Result<Vec<Known>, QueueError> {
+    /// What became of each of these of this node's items, in turn: those that are completed are forgotten with this answer, which nobody gives a second
+    /// time. One that fails says nothing of the others; it is safe to repeat. Where the forgetting alone had no answer a warning says so: the outcome is
+    /// told, and perhaps once more by a later call.
+    pub async fn settle(&self, ids: &[&str]) -> Vec<Result<Known, QueueError>> {
         let mut answers = Vec::with_capacity(ids.len());
-        for &id in ids {
-            check(id)?;
-            let partition = self.queue.partition(id);
-            let known = self.queue.known(partition, &[id]).await?.1.remove(0);
-            if let Known::Completed(_) = known {
-                self.queue.settled(partition, &[id]).await?;
-            }
-            answers.push(known);
+        for id in ids {
+            answers.push(self.settle_one(id).await);
         }
-        Ok(answers)
+        answers
+    }
+
+    async fn settle_one(&self, id: &str) -> Result<Known, QueueError> {
+        check(id)?;
+        let partition = self.queue.partition(id);
+        let known = self.queue.known(partition, &[id]).await?.1.remove(0);
+        if let Known::Completed(_) = known
+            && let Err(reason) = self.queue.settled(partition, &[id]).await
+        {
+            warn!(
+                queue = self.queue.name(),
+                id,
+                %reason,
+                "what became of an item is told to its owner, and may stay in the queue until its owner asks once more"
+            );
+        }
+        Ok(known)
     }
 
     /// Pending, processing, failed, total.

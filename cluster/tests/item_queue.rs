@@ -106,8 +106,8 @@ fn work_is_enqueued_leased_and_ended_by_its_id() {
 
         assert_eq!(worker.complete(item, "done").await.unwrap(), Completed::Done);
         assert_eq!(worker.complete(item, "done").await.unwrap(), Completed::DoneBefore);
-        assert_eq!(owner.settle(&["w7", "w8"]).await.unwrap(), [Known::Completed("done".to_owned()), Known::Leased]);
-        assert_eq!(owner.settle(&["w7"]).await.unwrap(), [Known::Unknown], "forgotten with the answer");
+        assert_eq!(owner.settle(&["w7", "w8"]).await, [Ok(Known::Completed("done".to_owned())), Ok(Known::Leased)]);
+        assert_eq!(owner.settle(&["w7"]).await, [Ok(Known::Unknown)], "forgotten with the answer");
 
         let item = items.iter().find(|item| item.id == "w8").unwrap();
         assert!(worker.extend_lease(&item.id, &item.token, LEASE).await.unwrap());
@@ -129,6 +129,59 @@ fn work_is_enqueued_leased_and_ended_by_its_id() {
         let mut again: Vec<String> = worker.dequeue(10, LEASE).await.unwrap().into_iter().map(|item| item.id).collect();
         again.sort_unstable();
         assert_eq!(again, ["w10", "w8"]);
+    });
+}
+
+/// With the first id that could not be asked for the answers about those before it were lost, which were forgotten in the queue by then: nobody knew what
+/// had become of them.
+#[test]
+fn an_id_that_cannot_be_asked_for_costs_no_other_its_answer() {
+    const AWAY: u16 = 2;
+    let server = Server::start(Durability::None);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let scripts = Scripts::changed(|name, source| if name == "queue_quarantine" { "return {}" } else { source }.to_owned());
+        let queue = queue_by(&server, Box::leak(Box::new(scripts)), "n1");
+        let part = |id: &String| queue.queue().partition(id);
+        let mut ids: Vec<String> = (0..20).map(|number| format!("{number}-report")).collect();
+        ids.sort_by_key(|id| part(id) == AWAY);
+        let there = ids.iter().filter(|id| part(id) != AWAY).count();
+        assert!((1..20).contains(&there));
+        queue.enqueue(&ids.iter().map(|id| Work::new(id.clone(), "x")).collect::<Vec<_>>()).await.unwrap();
+        for item in queue.dequeue(20, LEASE).await.unwrap() {
+            assert_eq!(queue.complete(&item, "done").await.unwrap(), Completed::Done);
+        }
+        let outcomes = &Keyspace::new("ringpost:test").unwrap().queue("report", AWAY)[11];
+        assert!(server.command(&format!("RENAME {outcomes} aside")).starts_with("+OK"));
+        assert!(server.command(&format!("SET {outcomes} x")).starts_with("+OK"));
+        let asked: Vec<&str> = [vec!["a b"], ids.iter().map(String::as_str).collect()].concat();
+        let answers = queue.settle(&asked).await;
+        assert!(matches!(&answers[0], Err(QueueError::Item(ItemError::Id(_)))), "{:?}", answers[0]);
+        let done = || Ok(Known::Completed("done".to_owned()));
+        assert!(answers[1..=there].iter().all(|answer| *answer == done()), "{answers:?}");
+        assert!(answers[1 + there..].iter().all(|answer| matches!(answer, Err(QueueError::Valkey(_)))), "{answers:?}");
+        assert!(server.command(&format!("RENAME aside {outcomes}")).starts_with("+OK"));
+        let again = queue.settle(&asked[1..]).await;
+        assert!(again[..there].iter().all(|answer| *answer == Ok(Known::Unknown)), "forgotten with the answer: {again:?}");
+        assert!(again[there..].iter().all(|answer| *answer == done()), "{again:?}");
+    });
+}
+
+/// An outcome that could not be forgotten was not told either.
+#[test]
+fn what_was_done_is_told_though_it_cannot_be_forgotten_and_told_again() {
+    let server = Server::start(Durability::None);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let refusing =
+            |name: &str, source: &str| if name == "queue_settled" { "return redis.error_reply('ERR not now')" } else { source }.to_owned();
+        let refused = queue_by(&server, Box::leak(Box::new(Scripts::changed(refusing))), "n1");
+        refused.enqueue(&[Work::new("w", "x")]).await.unwrap();
+        let item = refused.dequeue(1, LEASE).await.unwrap().remove(0);
+        assert_eq!(refused.complete(&item, "done").await.unwrap(), Completed::Done);
+        let done = [Ok(Known::Completed("done".to_owned()))];
+        assert_eq!(refused.settle(&["w"]).await, done);
+        let queue = queue(&server, "n1");
+        assert_eq!(queue.settle(&["w"]).await, done);
+        assert_eq!(queue.settle(&["w"]).await, [Ok(Known::Unknown)]);
     });
 }
 
