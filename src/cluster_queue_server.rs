@@ -52,7 +52,7 @@ pub async fn answer(
 fn unreadable(unread: &[Unread]) -> String {
     let kinds: Vec<String> = unread.iter().map(|Unread { reason, count }| format!("{count}: {reason}")).collect();
     format!(
-        "the items that were leased cannot be read on this node, and were given back as a failure ({}); all nodes need one cluster.key_file, and one \
+        "the items that were leased cannot be read on this node, and were given back for a minute ({}); all nodes need one cluster.key_file, and one \
          version of this program",
         kinds.join("; ")
     )

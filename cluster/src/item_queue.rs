@@ -196,7 +196,8 @@ impl ItemQueue {
     }
 
     /// Leases up to `count` items for so long (five minutes at most; extend it), fewer where they are large ([`DEQUEUE_BYTES_MAX`]). What this process
-    /// cannot read is given back as a failure and left out; a warning says so. Of each partition those of the lowest priority number come first;
+    /// cannot read is given back for a minute and left out; a warning says so. That costs no attempt where it is signed with another key, or of a later
+    /// version: whoever can read it has them all, and where that is nobody its owner is told ([`Known::Unreadable`], by a worker with the owner's key). Of each partition those of the lowest priority number come first;
     /// which partition does is chance.
     ///
     /// With the first partition that does not answer it returns what it has, of which the time runs; while that is nothing it goes on to the others.
@@ -210,7 +211,7 @@ impl ItemQueue {
         let (mut items, mut unread) = (Vec::new(), Vec::new());
         let ended = self.lease_in_turn(count, lease, &mut items, &mut unread).await;
         for Unread { reason, count } in &unread {
-            warn!(queue = self.queue.name(), %reason, count, "items of the queue that were leased cannot be read here: they are given back as a failure");
+            warn!(queue = self.queue.name(), %reason, count, "items of the queue that were leased cannot be read here: they are given back for a minute");
         }
         ended.map(|()| (items, unread))
     }
@@ -275,8 +276,8 @@ impl ItemQueue {
                 }),
                 Err(reason) => {
                     Unread::count(unread, &reason);
-                    // Unheard, its lease runs out.
-                    drop(self.queue.fail(&id, &token, Retry::Counted(UNREAD_DELAY_MS), &reason.to_string()).await);
+                    // Unheard, its lease runs out, and counts.
+                    drop(self.queue.fail(&id, &token, unread_retry(&reason), &self.queue.unread(&reason)).await);
                 }
             }
         }
@@ -360,6 +361,15 @@ impl ItemQueue {
 
 /// What cannot be read comes again after this: perhaps to a worker of a later version.
 const UNREAD_DELAY_MS: u64 = 60_000;
+
+/// What another key or a later version has made says nothing of the work: whose key is wrong nobody knows here, and a dead letter by a stranger's mistake
+/// would be its end. What is signed with this key and no item all the same is nobody's to do.
+fn unread_retry(reason: &ItemError) -> Retry {
+    match reason {
+        ItemError::NotOurs | ItemError::Newer => Retry::Free(UNREAD_DELAY_MS),
+        ItemError::Id(_) | ItemError::TooLarge(_) | ItemError::Damaged(_) => Retry::Counted(UNREAD_DELAY_MS),
+    }
+}
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)

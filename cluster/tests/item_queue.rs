@@ -132,6 +132,39 @@ fn work_is_enqueued_leased_and_ended_by_its_id() {
     });
 }
 
+/// Each lease by a worker with another key counted, and its giving back was a failure: three looks of a stranger made dead letters of work that nobody who
+/// could do it had seen.
+#[test]
+fn work_that_a_worker_with_another_key_has_leased_has_all_its_attempts_and_its_owner_hears_of_damage() {
+    let server = Server::start(Durability::None);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let (owner, stranger) = (queue(&server, "n1"), queue_with(&server, Scripts::shipped(), "n2", b"another"));
+        owner.enqueue(&[Work { max_attempts: 1, ..Work::new("w", "x") }]).await.unwrap();
+        let keys = Keyspace::new("ringpost:test").unwrap().queue("report", owner.queue().partition("w"));
+        // What waits for a minute is due at once.
+        let is_due = || assert!(server.command(&format!("ZADD {} XX 1 w", keys[2])).starts_with(":0"));
+        for look in 0..5 {
+            let (items, unread) = stranger.dequeue_and_unread(9, LEASE).await.unwrap();
+            assert_eq!((items.len(), unread.len()), (0, 1), "look {look}");
+            is_due();
+        }
+        assert_eq!(owner.stats().await.unwrap().failed, 0);
+        assert_eq!(owner.settle(&["w"]).await, [Ok(Known::Waiting)], "the key of who could not read it is another");
+        let item = owner.dequeue(1, LEASE).await.unwrap().remove(0);
+        assert_eq!((item.attempts, item.max_attempts), (1, 1));
+        assert_eq!(owner.fail(&item, true, Duration::ZERO, "not now").await.unwrap(), Failed::Dead, "its own worker's failures count");
+
+        // Changed in the queue it is nobody's to do: its owner hears that by its own key.
+        owner.enqueue(&[Work::new("damaged", "x")]).await.unwrap();
+        let keys = Keyspace::new("ringpost:test").unwrap().queue("report", owner.queue().partition("damaged"));
+        let flip = "local body = redis.call('HGET', KEYS[1], 'damaged') redis.call('HSET', KEYS[1], 'damaged', string.sub(body, 1, -2) .. string.char((string.byte(body, -1) + 1) % 256))";
+        assert!(server.command(&format!("EVAL \"{flip}\" 1 {}", keys[8])).starts_with('$'));
+        let (items, unread) = owner.dequeue_and_unread(9, LEASE).await.unwrap();
+        assert_eq!((items, unread), (Vec::new(), vec![Unread { reason: ItemError::NotOurs, count: 1 }]));
+        assert_eq!(owner.settle(&["damaged"]).await, [Ok(Known::Unreadable)]);
+    });
+}
+
 /// With the first id that could not be asked for the answers about those before it were lost, which were forgotten in the queue by then: nobody knew what
 /// had become of them.
 #[test]
