@@ -144,7 +144,11 @@ impl Offers {
                 self.offer.push_back(id.to_owned());
             }
             // Poison to its workers, or past its time: the owner sees to it.
-            (State::Waiting, Known::Dead) if self.delivers => self.back(id),
+            // Somebody may give it another chance at this moment, and a worker lease it: it is delivered here once it has left the queue.
+            (State::Waiting, Known::Dead) if self.delivers => {
+                self.items.set(id, State::Overdue);
+                self.withdraw.push_back(id.to_owned());
+            }
             (State::Waiting, Known::Dead) => self.dead(id, now),
             (State::Waiting, Known::Unreadable) => self.unread(id, now),
             (State::Reviving, Known::Unreadable) => self.withdraw.push_back(id.to_owned()),
@@ -315,6 +319,28 @@ mod tests {
         let record = b"t\nn1\nn9 0001".to_vec();
         offers.known("a", &Known::Unproven(record.clone()), at(1));
         assert_eq!(offers.poll(at(1)), Some(Todo::Refuse(vec![("a".to_owned(), record)])));
+    }
+
+    /// It was delivered here as soon as it was dead, and by the worker that leased it because of a `requeue` before it had left the queue, too.
+    #[test]
+    fn a_dead_letter_is_delivered_here_once_it_has_left_the_queue_and_not_where_a_worker_has_it_again() {
+        let one = || vec!["a".to_owned()];
+        let dead = || {
+            let mut offers = waiting(true);
+            offers.known("a", &Known::Dead, at(1));
+            assert_eq!(offers.poll(at(1)), Some(Todo::Withdraw(one())));
+            offers
+        };
+        let mut leased = dead();
+        leased.withdrawn("a", false);
+        assert_eq!(leased.poll(at(2)), None, "the worker's word is waited for");
+        leased.known("a", &Known::Completed("n2 0001".to_owned()), at(2));
+        assert_eq!(leased.poll(at(2)), Some(Todo::Settle(vec![("a".to_owned(), "n2 0001".to_owned())])));
+        let mut out = dead();
+        out.withdrawn("a", true);
+        assert_eq!(out.poll(at(1)), Some(Todo::Ask(one())));
+        out.known("a", &Known::Withdrawn, at(1));
+        assert_eq!(out.poll(at(1)), Some(Todo::TakeBack(one())));
     }
 
     /// The queue remembers for a minute that the node had it itself, and takes it no second time meanwhile.
