@@ -162,7 +162,7 @@ impl Offers {
     /// Whether shards are to hand out mail that was not offered before: there is room, or it is not going to be offered. What is offered
     /// again, and what an earlier run may have offered, never has to ask.
     pub fn takes_new(&self) -> bool {
-        self.is_local() || self.items.open() < self.bounds.open_max
+        self.is_local() || self.items.counts().open < self.bounds.open_max
     }
 
     /// Valkey, all of it, has been away for so long that the node delivers what it accepts.

@@ -5,7 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     future::poll_fn,
     rc::Rc,
     task::{Poll, Waker},
@@ -22,12 +22,15 @@ use crate::{
 /// Mail asked back in one go, and expired between other tasks.
 pub(crate) const RECALLS_PER_TURN: usize = 256;
 
+/// Of what is asked back, so much is told to the coordinator at a time: of a drain that was cut short it can be all mail of a long queue.
+const RECALLS_PER_CALL: usize = 512;
+
 /// What a shard has asked back.
 #[derive(Default)]
 pub(crate) struct Recalling {
     waiting: RefCell<HashMap<QueueId, Vec<Rc<Wait>>>>,
     /// Of that, what the coordinator has not got.
-    unsent: RefCell<Vec<QueueId>>,
+    unsent: RefCell<VecDeque<QueueId>>,
     waker: RefCell<Option<Waker>>,
     /// Its life has ended.
     overdue: Gathered<QueueId>,
@@ -108,7 +111,13 @@ impl Recalling {
     fn ask(&self, id: QueueId, wait: Option<Rc<Wait>>) {
         let mut waiting = self.waiting.borrow_mut();
         let waits = waiting.entry(id).or_insert_with(|| {
-            self.unsent.borrow_mut().push(id);
+            let mut unsent = self.unsent.borrow_mut();
+            // Where somebody waits it is about some mail, and now; the rest can be a long queue.
+            if wait.is_some() {
+                unsent.push_front(id)
+            } else {
+                unsent.push_back(id)
+            }
             Vec::new()
         });
         waits.extend(wait);
@@ -121,6 +130,13 @@ impl Recalling {
     /// It is asked back, and there is no answer yet.
     pub(crate) fn is_wanted(&self, id: QueueId) -> bool {
         self.waiting.borrow().contains_key(&id)
+    }
+
+    /// The next of what the coordinator has not got.
+    fn unsent(&self) -> Vec<QueueId> {
+        let mut unsent = self.unsent.borrow_mut();
+        let count = unsent.len().min(RECALLS_PER_CALL);
+        unsent.drain(..count).collect()
     }
 
     /// Mail of an earlier run, found offered by a node that would not offer it.
@@ -164,7 +180,7 @@ impl Shard {
         })
         .await;
         self.forget_waiter(key);
-        Answer::Recalls(self.recalling.unsent.take())
+        Answer::Recalls(self.recalling.unsent())
     }
 
     /// The coordinator's word about mail that was wanted back.
@@ -314,6 +330,7 @@ impl Shard {
 mod tests {
     use ringpost_queue::Filter;
 
+    use super::*;
     use crate::test_shard::{accept, empty, fill, run, take_turns};
 
     /// It waited behind mail whose log was full until that had room; and before, that mail was offered with what had ended of it on no disk.
@@ -341,5 +358,19 @@ mod tests {
                 }
             }
         });
+    }
+
+    /// All mail of a queue that a drain was cut short with came in one answer, and what somebody waits for behind it.
+    #[test]
+    fn what_is_asked_back_is_told_a_part_at_a_time_and_what_somebody_waits_for_first() {
+        let (recalling, id) = (Recalling::default(), |sequence| QueueId { boot: 1, shard: 0, sequence });
+        (0..1000).for_each(|sequence| recalling.retract(id(sequence)));
+        let wait = Wait { left: Cell::new(1), answers: RefCell::default(), waker: RefCell::default() };
+        recalling.ask(id(5000), Some(Rc::new(wait)));
+        let told: Vec<Vec<QueueId>> = std::iter::from_fn(|| Some(recalling.unsent()).filter(|ids| !ids.is_empty())).collect();
+        assert_eq!(told.iter().map(Vec::len).collect::<Vec<_>>(), [512, 489]);
+        assert_eq!(told[0][0], id(5000));
+        assert_eq!(told.concat().len(), 1001);
+        assert!(recalling.is_wanted(id(999)));
     }
 }

@@ -179,13 +179,24 @@ impl Driver {
 
     /// Takes in what one shard wants back.
     pub(super) async fn recall_mail(self: Arc<Self>, shard: usize) {
-        while let Ok(Answer::Recalls(ids)) = self.ask(shard, HandOver::Recalls).await {
+        loop {
+            self.room_for_recalls().await;
+            let Ok(Answer::Recalls(ids)) = self.ask(shard, HandOver::Recalls).await else { return };
             if ids.is_empty() {
                 // Only a shard that ends answers with nothing.
                 return;
             }
             ids.iter().for_each(|id| self.offers().recalled(&self.item(*id)));
             self.owner.notify_one();
+        }
+    }
+
+    /// Waits while much is on its way back. Not for ever: a partition that answers and refuses what it is asked keeps what it has, and the others are not to
+    /// wait for that.
+    async fn room_for_recalls(&self) {
+        let began = BootTime::now();
+        while !self.offers().takes_recalls() && BootTime::now().since(began) < TICK {
+            sleep(ROOM_LOOKED_FOR).await;
         }
     }
 

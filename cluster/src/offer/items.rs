@@ -126,9 +126,45 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Items {
     partitions: Vec<Partition>,
-    count: usize,
-    open: usize,
-    back: usize,
+    counts: Counts,
+}
+
+/// How many are in which state.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    /// Remembered.
+    all: usize,
+    /// Offered, and nobody is known to have them.
+    pub(super) open: usize,
+    /// Delivered here and to leave the queue.
+    pub(super) back: usize,
+    /// Wanted back, and not known to be out.
+    pub(super) recalled: usize,
+    /// Out, and to be looked for once more.
+    pub(super) parted: usize,
+}
+
+impl Counts {
+    /// What an item in such a state counts.
+    fn of(state: State) -> Counts {
+        Counts {
+            all: 1,
+            open: state.is_open().into(),
+            back: (state == State::Back).into(),
+            recalled: (state == State::Recalled).into(),
+            parted: (state == State::Parted).into(),
+        }
+    }
+
+    fn change(&mut self, before: Option<State>, after: Option<State>) {
+        let (less, more) = (before.map(Counts::of).unwrap_or_default(), after.map(Counts::of).unwrap_or_default());
+        let Counts { all, open, back, recalled, parted } = self;
+        *all = *all + more.all - less.all;
+        *open = *open + more.open - less.open;
+        *back = *back + more.back - less.back;
+        *recalled = *recalled + more.recalled - less.recalled;
+        *parted = *parted + more.parted - less.parted;
+    }
 }
 
 #[derive(Debug, Default)]
@@ -150,21 +186,16 @@ pub(super) struct Walk {
 
 impl Items {
     pub(super) fn new(partitions: u16) -> Items {
-        Items { partitions: (0..partitions).map(|_| Partition::default()).collect(), count: 0, open: 0, back: 0 }
+        Items { partitions: (0..partitions).map(|_| Partition::default()).collect(), counts: Counts::default() }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.count
+        self.counts.all
     }
 
-    /// How many are offered, and nobody is known to have them.
-    pub(super) fn open(&self) -> usize {
-        self.open
-    }
-
-    /// How many are delivered here and to leave the queue.
-    pub(super) fn back(&self) -> usize {
-        self.back
+    /// How many are in which state.
+    pub(super) fn counts(&self) -> Counts {
+        self.counts
     }
 
     fn number(&self, id: &str) -> usize {
@@ -188,20 +219,14 @@ impl Items {
                 before
             }
         };
-        self.count += usize::from(before.is_none());
-        self.open += usize::from(state.is_open());
-        self.open -= usize::from(before.is_some_and(State::is_open));
-        self.back += usize::from(state == State::Back);
-        self.back -= usize::from(before == Some(State::Back));
+        self.counts.change(before, Some(state));
         before
     }
 
     pub(super) fn remove(&mut self, id: &str) {
         let number = self.number(id);
         let before = self.partitions[number].remove(id);
-        self.count -= usize::from(before.is_some());
-        self.open -= usize::from(before.is_some_and(State::is_open));
-        self.back -= usize::from(before == Some(State::Back));
+        self.counts.change(before, None);
     }
 
     /// A walk through the items of a partition.
@@ -295,7 +320,7 @@ mod tests {
             }
             assert!(waiting.is_empty(), "seed {seed}: {waiting:?}");
             assert_eq!(items.len(), model.len());
-            assert_eq!(items.open(), model.values().filter(|state| state.is_open()).count());
+            assert_eq!(items.counts().open, model.values().filter(|state| state.is_open()).count());
             assert!(model.iter().all(|(id, state)| items.get(id) == Some(*state)));
         }
     }

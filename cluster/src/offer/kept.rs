@@ -1,15 +1,26 @@
 //! Mail that a start found on its disk and delivers itself, and that an earlier run may have offered: it leaves the queue, if it is there. It can be all of a
 //! long queue, of which most never was there, so only a part of it is seen to at a time; the rest waits in its shards.
 
-use super::{Offers, State};
+use super::{Offers, State, items::Counts};
 
 /// So much is on its way out of the queue, with some 300 bytes each, and two calls for each 128 of them.
 const KEPT_MAX: usize = 4096;
+/// So much is on its way back to its shards at a time.
+const RECALLED_MAX: usize = 4096;
+/// Together with what is out and looked for once more, with the next round: 15 MB.
+const PARTED_MAX: usize = 50_000;
 
 impl Offers {
     /// Whether shards are to tell of more such mail.
     pub fn takes_kept(&self) -> bool {
-        self.items.back() < KEPT_MAX
+        self.items.counts().back < KEPT_MAX
+    }
+
+    /// Whether shards are to tell of more that they want back: after a drain that was cut short that is all mail of a long queue, of which most never was
+    /// there. With Valkey away what is out by that is delivered, however much of it is to be looked for later.
+    pub fn takes_recalls(&self) -> bool {
+        let Counts { recalled, parted, .. } = self.items.counts();
+        recalled < RECALLED_MAX && (self.outages.any() || recalled + parted < PARTED_MAX)
     }
 
     /// A shard delivers this itself, but an earlier run may have offered it. What this run has offered since the shard found it stays offered.
@@ -38,6 +49,51 @@ mod tests {
 
     fn at(seconds: u64) -> BootTime {
         BootTime::after_boot(Duration::from_secs(100 + seconds))
+    }
+
+    /// A node that was killed while a million mails were being handed over had an entry for each at its next start, and shards and workers waited for calls
+    /// about all of them.
+    #[test]
+    fn a_long_queue_that_is_wanted_back_takes_little_memory_and_comes_back_whole() {
+        const WANTED: usize = 70_000;
+        let mut offers = Offers::new(SAMPLE_BOUNDS, true, at(0));
+        let (mut told, mut out, mut most, mut now) = (0, 0, 0, at(1));
+        while out < WANTED {
+            while told < WANTED && offers.takes_recalls() {
+                (told..(told + 512).min(WANTED)).for_each(|number| offers.recalled(&format!("wanted-{number}")));
+                told = (told + 512).min(WANTED);
+            }
+            most = most.max(offers.items.len());
+            match offers.poll(now) {
+                Some(Todo::Withdraw(ids)) => ids.iter().for_each(|id| offers.withdrawn(id, true)),
+                Some(Todo::Ask(ids)) => ids.iter().for_each(|id| offers.known(id, &Known::Unknown, now)),
+                Some(Todo::Tell(answers)) => out += answers.len(),
+                None => now = offers.next_due().max(now),
+                other => panic!("{other:?} with {out} out"),
+            }
+        }
+        assert_eq!((told, out), (WANTED, WANTED), "each once");
+        assert!(most <= PARTED_MAX + 512, "{most}");
+    }
+
+    /// With Valkey away for long nothing is looked for, and mail goes all the same.
+    #[test]
+    fn what_is_out_as_valkey_is_away_keeps_no_other_from_coming_back() {
+        let mut offers = Offers::new(SAMPLE_BOUNDS, true, at(0));
+        (0..SAMPLE_BOUNDS.partitions).for_each(|partition| assert!(offers.away(partition, at(0))));
+        let (mut told, mut out) = (0, 0);
+        while out < PARTED_MAX + 5000 {
+            assert!(offers.takes_recalls() || told > out);
+            if offers.takes_recalls() {
+                (told..told + 512).for_each(|number| offers.recalled(&format!("wanted-{number}")));
+                told += 512;
+            }
+            match offers.poll(at(60)) {
+                Some(Todo::Tell(answers)) => out += answers.len(),
+                None => {}
+                other => panic!("{other:?} with {out} out"),
+            }
+        }
     }
 
     /// It can wait in its shard for seconds, and a drain offers it meanwhile.
