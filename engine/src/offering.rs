@@ -227,8 +227,7 @@ impl Shard {
                 }
                 Err(reason) => {
                     if self.config().delivery.deliver {
-                        warn!(queue_id = %id, %reason, "this mail cannot be read to be offered; it is delivered here");
-                        self.deliver_here(&[id]);
+                        self.deliver_unread(id, &reason);
                     } else {
                         self.offer_later(id, &reason);
                     }
@@ -296,6 +295,7 @@ impl Shard {
     pub(crate) async fn offer_all(self: Rc<Self>) -> Answer {
         self.offering.is_draining.set(true);
         self.loaded().await;
+        self.offering.unread.retain(|id| self.queue.borrow().key_of(id).is_some());
         let mut counts = DrainCounts::default();
         let mut cursor = Some(Cursor::default());
         while let Some(at) = cursor {
@@ -322,7 +322,7 @@ impl Shard {
             counts.too_large += 1;
         } else if is_offered {
             counts.offered += 1;
-        } else if !self.offering.is_local.get() && queue.offer(key, now) {
+        } else if !self.offering.is_local.get() && !self.offering.unread.waits(id, self.ring.now()) && queue.offer(key, now) {
             counts.offered += 1;
             drop(queue);
             self.offer_soon(id);

@@ -1,5 +1,5 @@
-//! Mail that a node which delivers nothing could not read to offer it: it stays offered, and is read again after a while, each time after a longer one.
-//! To try it here would be to send it by routes that are not meant for it.
+//! Mail that could not be read to offer it: that is tried again after a while, each time after a longer one. A node that delivers nothing leaves it offered
+//! meanwhile: to try it here would be to send it by routes that are not meant for it. One that delivers takes it back, and a drain comes to it again.
 //!
 //! Pure but for the task at the end, which waits.
 
@@ -11,7 +11,7 @@ use std::{
 };
 
 use ringpost_queue::QueueId;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::{
     shard::Shard,
@@ -58,6 +58,22 @@ impl UnreadOffers {
         is_first
     }
 
+    /// Its turn to be read again has not come.
+    pub(crate) fn waits(&self, id: QueueId, now: Instant) -> bool {
+        self.mails.borrow().get(&id).is_some_and(|unread| now < unread.again_at)
+    }
+
+    /// Those of which the queue knows nothing any more are forgotten.
+    pub(crate) fn retain(&self, is_there: impl Fn(QueueId) -> bool) {
+        self.mails.borrow_mut().retain(|id, unread| {
+            let stays = is_there(*id);
+            if !stays {
+                self.order.borrow_mut().remove(&(unread.again_at, *id));
+            }
+            stays
+        });
+    }
+
     /// It was read, or is not offered any more.
     pub(crate) fn is_over(&self, id: QueueId) {
         if let Some(unread) = self.mails.borrow_mut().remove(&id) {
@@ -102,6 +118,13 @@ impl Shard {
         }
     }
 
+    /// Delivers mail here that could not be read to be offered; a drain offers it again later.
+    pub(crate) fn deliver_unread(&self, id: QueueId, reason: &RecordError) {
+        self.offering.unread.failed(id, reason.to_string(), self.ring.now());
+        warn!(queue_id = %id, %reason, "this mail cannot be read to be offered; it is delivered here");
+        self.deliver_here(&[id]);
+    }
+
     async fn offer_unread(self: Rc<Self>) {
         while let Some(look) = self.offering.unread.next_look(self.ring.now()) {
             self.ring.sleep_until(look).await;
@@ -114,8 +137,11 @@ impl Shard {
     }
 
     /// That offered mail could not be read, why, and when it is read again: the end of a sentence, without the dot. `None`: it could, as far as is
-    /// known.
+    /// known, or this node delivers it meanwhile.
     pub(crate) fn unread_offer(&self, id: QueueId) -> Option<String> {
+        if self.config().delivery.deliver {
+            return None;
+        }
         let (reason, at) = self.offering.unread.of(id)?;
         let now = self.now_ms();
         let at = now + u64::try_from(at.saturating_duration_since(self.ring.now()).as_millis()).unwrap_or(0);
@@ -134,6 +160,8 @@ mod tests {
         for (time, wait) in [5, 10, 20, 40, 80, 160, 320, 600, 600].into_iter().enumerate() {
             assert_eq!(unread.failed(id(1), format!("failure {time}"), now), time == 0);
             assert_eq!(unread.of(id(1)), Some((format!("failure {time}"), now + Duration::from_secs(wait))));
+            let end = now + Duration::from_secs(wait);
+            assert!(unread.waits(id(1), end - Duration::from_nanos(1)) && !unread.waits(id(1), end) && !unread.waits(id(2), now));
             assert!(unread.due(now + Duration::from_secs(wait) - Duration::from_nanos(1)).is_empty());
             now += Duration::from_secs(wait);
             assert_eq!(unread.next_due(), Some(now));
@@ -143,6 +171,9 @@ mod tests {
         assert!(unread.failed(id(1), "anew".to_owned(), now), "the first time again");
         unread.is_over(id(1));
         assert_eq!((unread.next_due(), unread.of(id(1))), (None, None));
+        assert!(unread.failed(id(3), String::new(), now));
+        unread.retain(|one| one != id(3));
+        assert_eq!((unread.next_due(), unread.of(id(3))), (None, None), "settled meanwhile");
         // A shard of which no mail can be read goes on with other things meanwhile.
         assert!((0..1000).all(|sequence| unread.failed(id(sequence), String::new(), now)));
         now += AGAIN_AFTER;

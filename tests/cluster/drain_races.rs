@@ -192,6 +192,43 @@ fn a_drain_is_over_for_a_node_that_shares_and_keeps_much_mail() {
     assert_eq!(rig.messages_at(0), Some(MUCH));
 }
 
+/// Each look, which comes each second, offered it again, read it in vain and said so.
+#[test]
+fn mail_that_a_node_which_is_emptied_cannot_read_is_told_at_growing_intervals() {
+    const WORDS: &str = "this mail cannot be read to be offered; it is delivered here";
+    let mut rig = mail_rig(&[LOCAL, SHARES]);
+    rig.hold_at(0);
+    rig.load("queue_enqueue");
+    let takes = Arc::new(AtomicBool::new(false));
+    let begins = takes.clone();
+    rig.by_way_of(0, move |words| match runs(words, "queue_enqueue") && !takes.load(Ordering::SeqCst) {
+        true => Passage::Instead(REFUSED),
+        false => Passage::Through,
+    });
+    rig.start_node(0);
+    rig.send(0, 1);
+    rig.start_node(1);
+    let is_taker = |node: &Value| node["id"] == "n2" && node["metadata"]["takes_mail"] == "yes";
+    wait_for("a taker", || rig.nodes[0].get("/api/cluster/nodes")?.as_array()?.iter().any(is_taker).then_some(()));
+    let mut program = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+    program.args(["drain", "--to-cluster", "--json", "-c"]).arg(&rig.nodes[0].config).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut drain = Process(program.spawn().unwrap());
+    // It is read again with the next round, after ten seconds, and not from memory as the first time, which is kept for a second.
+    wait_for("the first offer", || rig.nodes[0].has_logged("does not take this node's mail"));
+    flip(&rig, "spool1", b"mail-0000", b"MAIL-0000");
+    begins.store(true, Ordering::SeqCst);
+    let told = |times: usize| {
+        let log = fs::read_to_string(rig.nodes[0].config.with_extension("log")).unwrap();
+        (log.matches(WORDS).count() >= times).then(Instant::now)
+    };
+    let (first, second) = (wait_for("the first word", || told(1)), wait_for("the second", || told(2)));
+    assert!(second - first > Duration::from_secs(3), "{:?}: it is tried again after five seconds", second - first);
+    flip(&rig, "spool1", b"MAIL-0000", b"mail-0000");
+    let status = wait_within(2 * PATIENCE, "the end of the drain", || drain.0.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(wait_for("delivery by the other", || rig.all_there(1)), 1);
+}
+
 /// Changes each place in a node's spool that has these bytes: they are none of its records any more, and the same call brings them back.
 fn flip(rig: &Rig, spool: &str, bytes: &[u8], flipped: &[u8]) {
     let mut count = 0;
