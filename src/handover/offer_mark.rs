@@ -6,12 +6,13 @@
 //! spool/cluster/offers   mail of this spool may be in the cluster's queue
 //!                        node=<cluster.node_id> partitions=<cluster.queue_partitions> named_since=<boot number> spread_since=<boot number>
 //!                        place=<database> <cluster.valkey_keyspace> <cluster.valkey_url without user and password>
-//!                        drained
+//!                        drained, or: not drained
 //! ```
 //! The second line is missing where a version wrote it that gave names without the spool, `spread_since` where one did that put the spool
 //! before the message, the third where one did that did not note the place. `drained` is there from before the first mail is offered of a node that is
 //! emptied, or that delivers nothing (`delivery.deliver = false`), and until all that it offered then is settled or taken back by a later run that delivers:
-//! what it had tried, and what is larger than it would share, may be in the queue as well. Earlier versions pass over it.
+//! what it had tried, and what is larger than it would share, may be in the queue as well. Earlier versions pass over it. Where neither is there a version wrote it that emptied nodes and
+//! did not say so: all may be in the queue, as after a drain, and a run that delivers takes it back first.
 
 use std::{fs, io, path::PathBuf};
 
@@ -25,6 +26,7 @@ use super::HandOverNode;
 
 const FIRST_LINE: &str = "mail of this spool may be in the cluster's queue";
 const DRAINED: &str = "drained";
+const NOT_DRAINED: &str = "not drained";
 
 /// How this spool's mail is offered.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -126,8 +128,8 @@ impl Offering {
         let spread = spread_since.map_or_else(String::new, |boot| format!(" spread_since={boot}"));
         let place =
             place.as_ref().map_or_else(String::new, |Place { database, keyspace, url }| format!("place={database} {keyspace} {url}\n"));
-        let drained = if *drained { format!("{DRAINED}\n") } else { String::new() };
-        format!("{FIRST_LINE}\nnode={node} partitions={partitions} named_since={named_since}{spread}\n{place}{drained}")
+        let drained = if *drained { DRAINED } else { NOT_DRAINED };
+        format!("{FIRST_LINE}\nnode={node} partitions={partitions} named_since={named_since}{spread}\n{place}{drained}\n")
     }
 
     fn parse(text: &str) -> Option<Offering> {
@@ -137,14 +139,20 @@ impl Offering {
         let spread_since = value("spread_since").map(str::parse).transpose().ok()?;
         let (partitions, named_since) = (partitions.parse().ok()?, named_since.parse().ok()?);
         let place = text.lines().nth(2).and_then(Place::parse);
-        let drained = text.lines().skip(2).any(|line| line == DRAINED);
+        let drained = !text.lines().skip(2).any(|line| line == NOT_DRAINED);
         Some(Offering { node: node.to_owned(), partitions, named_since, spread_since, place, drained })
     }
 }
 
 /// Whether what was tried, too, may be in the queue: a run that delivers nothing offers whatever it has, and knows of no end of what another has left there.
 fn offers_all(noted: &Noted, delivers: bool) -> bool {
-    !delivers || matches!(noted, Noted::Offered(earlier) if earlier.drained)
+    let was_drained = match noted {
+        Noted::Nothing => false,
+        // It may have been emptied.
+        Noted::Unnamed => true,
+        Noted::Offered(earlier) => earlier.drained,
+    };
+    was_drained || !delivers
 }
 
 /// Where an earlier run's mail is, as seen from this one.
@@ -194,8 +202,8 @@ impl OfferMark {
     pub fn was_drained(&self) -> bool {
         match self.read() {
             Ok(Noted::Offered(offering)) => offering.drained,
-            Ok(Noted::Nothing | Noted::Unnamed) => false,
-            Err(_) => true,
+            Ok(Noted::Nothing) => false,
+            Ok(Noted::Unnamed) | Err(_) => true,
         }
     }
 
@@ -327,13 +335,30 @@ mod tests {
         }
     }
 
+    /// A node that was killed while an earlier version emptied it was started as this one: what it had tried was delivered at once, and by those that had
+    /// taken it over.
+    #[test]
+    fn a_mark_of_a_version_that_did_not_say_whether_the_node_was_emptied_is_that_of_one_that_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = OfferMark::new(folder.path().join("cluster"));
+        mark.set(&offering(7)).unwrap();
+        let text = fs::read_to_string(folder.path().join("cluster/offers")).unwrap();
+        let earlier = text.strip_suffix("not drained\n").expect("it says so");
+        assert!(earlier.ends_with("valkey://127.0.0.1:6379\n"), "{earlier}");
+        assert!(!mark.was_drained());
+        fs::write(folder.path().join("cluster/offers"), earlier).unwrap();
+        assert_eq!((mark.read().unwrap(), mark.was_drained()), (Noted::Offered(Offering { drained: true, ..offering(7) }), true));
+        mark.set(&offering(7)).unwrap();
+        assert!(!mark.was_drained(), "said by this version");
+    }
+
     #[test]
     fn a_run_that_delivers_nothing_offers_what_was_tried() {
         let noted = |drained| Noted::Offered(Offering { drained, ..offering(0) });
         assert!([Noted::Nothing, Noted::Unnamed, noted(false), noted(true)].iter().all(|noted| offers_all(noted, false)));
         assert_eq!(
             [Noted::Nothing, Noted::Unnamed, noted(false), noted(true)].map(|noted| offers_all(&noted, true)),
-            [false, false, false, true]
+            [false, true, false, true]
         );
     }
 
@@ -343,7 +368,7 @@ mod tests {
         let mark = OfferMark::new(folder.path().join("cluster"));
         fs::create_dir(folder.path().join("cluster")).unwrap();
         fs::write(folder.path().join("cluster/offers"), format!("{FIRST_LINE}\n")).unwrap();
-        assert!(mark.is_set());
+        assert!(mark.is_set() && mark.was_drained());
         assert_eq!(mark.read().unwrap(), Noted::Unnamed);
         mark.set(&offering(7)).unwrap();
         assert_eq!(mark.read().unwrap(), Noted::Offered(offering(7)));
@@ -355,7 +380,8 @@ mod tests {
         let mark = OfferMark::new(folder.path().join("cluster"));
         fs::create_dir(folder.path().join("cluster")).unwrap();
         fs::write(folder.path().join("cluster/offers"), format!("{FIRST_LINE}\nnode=n1 partitions=4 named_since=7\n")).unwrap();
-        let earlier = Offering { spread_since: None, place: None, ..offering(7) };
+        // Nobody knows whether it was emptied.
+        let earlier = Offering { spread_since: None, place: None, drained: true, ..offering(7) };
         assert_eq!(mark.read().unwrap(), Noted::Offered(earlier.clone()));
         let now = Offering { spread_since: Some(9), ..offering(7) };
         mark.set(&now).unwrap();
