@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ringpost_engine::{
@@ -366,10 +366,10 @@ async fn answer(
 async fn drain(sharing: Option<&SharedDelivery>, write: &mut (impl AsyncWriteExt + Unpin)) -> Result<u64, NotDone> {
     let sharing =
         sharing.ok_or_else(|| NotDone::Config("this node is in no cluster: set cluster.enabled = true in its config".to_owned()))?;
-    let begun = sharing.begin_drain().await?;
+    let (begun, began) = (sharing.begin_drain().await?, Instant::now());
     loop {
         sharing.has_spool()?;
-        let Some(progress) = sharing.drain_progress(begun) else {
+        let Some(progress) = sharing.drain_progress(begun, began.elapsed()) else {
             tokio::time::sleep(PROGRESS_EVERY).await;
             continue;
         };

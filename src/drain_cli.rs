@@ -55,6 +55,9 @@ fn empty_text(handed_over: u64) -> String {
 
 fn text(progress: &DrainProgress) -> String {
     let counts = progress.counts;
+    if progress.shards_awaited > 0 {
+        return awaiting(progress);
+    }
     let mut text =
         format!("{} handed over, {} left: {} offered", progress.handed_over, counts.messages() + progress.claims, counts.offered);
     let more = [
@@ -85,6 +88,21 @@ fn text(progress: &DrainProgress) -> String {
     text
 }
 
+/// What is said before the shards have told what they hold.
+fn awaiting(progress: &DrainProgress) -> String {
+    let shards = progress.shards_awaited;
+    let (which, verb) = if shards == 1 { ("shard", "does") } else { ("shards", "do") };
+    let mut text = format!("{shards} {which} of this node {verb} not say yet what is there");
+    if progress.awaited_s > 0 {
+        text.push_str(&format!(", for {} s", progress.awaited_s));
+    }
+    text.push_str(": the spool is still being loaded, which takes its time where it is large (the log says \"spool loaded\"), or the node is very busy");
+    if progress.valkey_away_ms > 0 {
+        text.push_str("; Valkey does not answer");
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use ringpost_engine::control::DrainCounts;
@@ -105,6 +123,24 @@ mod tests {
         assert!(text(&progress).contains("463 offered; partitions of the queue that do not answer: 1, and"), "{}", text(&progress));
         progress.valkey_away_ms = 1;
         assert!(text(&progress).ends_with("; Valkey does not answer"));
+    }
+
+    /// It said nothing until the last of a spool of millions was loaded.
+    #[test]
+    fn a_drain_that_waits_for_a_spool_says_so_and_for_how_long() {
+        let mut progress = DrainProgress::default();
+        progress.shards_awaited = 1;
+        assert!(
+            text(&progress).starts_with("1 shard of this node does not say yet what is there: the spool is still being loaded"),
+            "{}",
+            text(&progress)
+        );
+        (progress.shards_awaited, progress.awaited_s) = (4, 20);
+        assert!(
+            text(&progress).starts_with("4 shards of this node do not say yet what is there, for 20 s: the spool"),
+            "{}",
+            text(&progress)
+        );
     }
 
     /// Of mail that was leased before the last line said how much there was of it, for up to four hours, and not what it waited for.

@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -157,6 +157,8 @@ struct Driver {
     drain_progress: Mutex<DrainProgress>,
     /// Looks through the shards that a drain has begun.
     drain_looks: AtomicU64,
+    /// Shards that have not answered the look that is under way.
+    drain_awaits: AtomicUsize,
 }
 
 /// The shard has ended: so does what asks it.
@@ -222,6 +224,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         open_claims: OpenClaims::default(),
         drain_progress: Mutex::default(),
         drain_looks: AtomicU64::new(0),
+        drain_awaits: AtomicUsize::new(0),
         node,
         shards,
     });

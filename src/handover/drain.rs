@@ -22,6 +22,8 @@ use crate::{cluster::QUEUE_PARTITIONS, control_wire::NotDone};
 
 /// How often the shards are looked through for mail that can be offered by now.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Shards that have loaded their spools and are not busy are looked through within less.
+const LOOKED_THROUGH_WITHIN: Duration = Duration::from_secs(2);
 /// A node that takes mail takes some within less.
 const TAKEN_WITHIN_S: u64 = 10;
 /// An operator who waits is told after so long without Valkey.
@@ -45,6 +47,12 @@ pub struct DrainProgress {
     /// So many partitions of the queue do not answer: what is offered there waits for them.
     #[serde(default)]
     pub partitions_away: u64,
+    /// So many shards have not told what they hold since the drain was asked for: nothing else is known yet.
+    #[serde(default)]
+    pub shards_awaited: u64,
+    /// For so long, in steps of ten seconds.
+    #[serde(default)]
+    pub awaited_s: u64,
     /// The look through the shards that found this.
     #[serde(skip)]
     look: u64,
@@ -53,14 +61,14 @@ pub struct DrainProgress {
 impl DrainProgress {
     /// Nothing is left.
     pub fn is_done(&self) -> bool {
-        self.counts.messages() == 0 && self.claims == 0
+        self.counts.messages() == 0 && self.claims == 0 && self.shards_awaited == 0
     }
 
     /// What is left and goes by no other way than an operator's, in words for one; `None`: nothing is left, or some of it goes by itself. `delivers`: the
     /// node does.
     pub fn stuck(&self, delivers: bool) -> Option<String> {
         let DrainCounts { offered, active, held, too_large } = self.counts;
-        if offered + active + self.claims > 0 || held + too_large == 0 {
+        if offered + active + self.claims + self.shards_awaited > 0 || held + too_large == 0 {
             return None;
         }
         let mut left = Vec::new();
@@ -89,6 +97,12 @@ impl DrainProgress {
     /// shards had not told, or the worker had not heard what it leased last. `counts`: `None`: the queue changed under the look. `None`: it says nothing.
     fn found(claims: Option<u64>, counts: Option<DrainCounts>) -> Option<DrainProgress> {
         Some(DrainProgress { claims: claims?, counts: counts?, ..DrainProgress::default() })
+    }
+
+    /// Before the first look: so many shards are waited for, for so long. One at least, as what earlier runs have taken over may be all that is awaited.
+    fn awaiting(shards: usize, waited: Duration) -> DrainProgress {
+        let awaited_s = waited.as_secs() / TAKEN_WITHIN_S * TAKEN_WITHIN_S;
+        DrainProgress { shards_awaited: u64::try_from(shards.max(1)).unwrap_or(u64::MAX), awaited_s, ..DrainProgress::default() }
     }
 }
 
@@ -189,8 +203,8 @@ impl SharedDelivery {
         self.0.node.delivers
     }
 
-    /// How far it is; `None` before the shards have been looked through anew since `begun`.
-    pub fn drain_progress(&self, begun: u64) -> Option<DrainProgress> {
+    /// How far it is, `waited` after `begun`; `None`: the shards have not been looked through anew since, which may be so for a moment.
+    pub fn drain_progress(&self, begun: u64, waited: Duration) -> Option<DrainProgress> {
         let (away, partitions_away) = {
             let offers = self.0.offers();
             let away = offers.all_away_since().map_or(Duration::ZERO, |since| BootTime::now().since(since));
@@ -198,7 +212,14 @@ impl SharedDelivery {
         };
         let progress = *self.0.drain_progress();
         let valkey_away_ms = u64::try_from(away.as_millis()).unwrap_or(u64::MAX);
-        (progress.look > begun).then_some(DrainProgress { valkey_away_ms, partitions_away, ..progress })
+        let progress = if progress.look > begun {
+            progress
+        } else if waited >= LOOKED_THROUGH_WITHIN {
+            DrainProgress::awaiting(self.0.drain_awaits.load(Ordering::SeqCst), waited)
+        } else {
+            return None;
+        };
+        Some(DrainProgress { valkey_away_ms, partitions_away, ..progress })
     }
 }
 
@@ -270,6 +291,7 @@ impl Driver {
 
     /// Mail whose attempt has ended, that was released or came in can be offered: the shards are asked again and again.
     async fn keep_draining(self: Arc<Self>) {
+        self.drain_awaits.store(self.shards.len(), Ordering::SeqCst);
         let Some(before) = self.handed_over().await else { return };
         let mut was_done = false;
         let mut taking = Taking { handed_over: before, last: BootTime::now() };
@@ -279,6 +301,8 @@ impl Driver {
             let claims = self.open_claims.count();
             let mut counts = Some(DrainCounts::default());
             for shard in 0..self.shards.len() {
+                self.drain_awaits.store(self.shards.len() - shard, Ordering::SeqCst);
+                // Answered once it has loaded its spool.
                 match self.ask(shard, HandOver::OfferAll).await {
                     Ok(Answer::Draining(of_shard)) => counts.iter_mut().for_each(|counts| counts.add(of_shard)),
                     // The queue changed under the look: the next one is whole.
@@ -359,6 +383,14 @@ mod tests {
         assert!(says(0, 3, true).contains("what a route `hold` has of it stays"));
         let nothing = says(0, 1, false);
         assert!(nothing.contains("this node delivers nothing, so it stays") && !nothing.contains("held"), "{nothing}");
+    }
+
+    /// It said nothing for as long as a node loaded its spool, and then it could have been taken for one that is empty.
+    #[test]
+    fn a_node_of_which_shards_have_not_told_what_they_hold_is_not_empty() {
+        let awaiting = DrainProgress::awaiting(3, Duration::from_secs(29));
+        assert_eq!((awaiting.shards_awaited, awaiting.awaited_s, awaiting.is_done(), awaiting.stuck(true)), (3, 20, false, None));
+        assert!(!DrainProgress::awaiting(0, Duration::ZERO).is_done());
     }
 
     #[test]

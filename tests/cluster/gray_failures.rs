@@ -19,10 +19,10 @@ const MAILS: usize = 8;
 
 /// One thread of a process, which does nothing while this lives: as if it hung in a call, or turned in a loop. ptrace is a matter of threads, so it
 /// is dropped where it was made.
-struct HeldThread(Pid);
+pub(super) struct HeldThread(Pid);
 
 impl HeldThread {
-    fn of(process: &Process, name: &str) -> HeldThread {
+    pub(super) fn of(process: &Process, name: &str) -> HeldThread {
         let mut threads = fs::read_dir(format!("/proc/{}/task", process.0.id())).unwrap().map(|thread| thread.unwrap().path());
         let has_name = |folder: &PathBuf| fs::read_to_string(folder.join("comm")).is_ok_and(|comm| comm.trim_end() == name);
         let thread = threads.find(has_name).expect("there is a thread of this name");
