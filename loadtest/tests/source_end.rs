@@ -12,7 +12,7 @@ use std::{
 use hdrhistogram::Histogram;
 use loopback::{core, load, loopback, wait_for};
 use ringpost_loadtest::{
-    content::ContentKind,
+    content::{ContentKind, Item},
     error_kind::ErrorKind,
     live::SourceRun,
     phase::Phase,
@@ -485,6 +485,23 @@ fn a_slow_senders_phases_begin_with_the_last_octet() {
         // Three times 1500 octets, all but the last step, at 20 octets a millisecond.
         assert!(ran.report.lasted >= Duration::from_millis(200), "{:?}", ran.report);
     }
+}
+
+/// What happened: a slow sender saw that the load was held, and not that it was over, so that its session was dropped in the middle of a
+/// message that nobody counted: the load ended with 0, and the largest messages of a mix were in none of its figures.
+#[test]
+fn what_a_slow_sender_has_not_sent_when_the_wait_for_it_ends_is_counted() {
+    let sink = Sink::start(SinkOptions::new(loopback(), core())).unwrap();
+    let text = |octets: usize| Item::new([&b"Subject: x\r\n\r\n"[..], &b"0123456789 abcdef\r\n".repeat(octets / 19)].concat());
+    let ran = load(sink.address, |o| {
+        o.content = ContentKind::Corpus(vec![text(100), text(1 << 20), text(1 << 20)]);
+        (o.sessions, o.bytes_per_s, o.duration, o.drain) = (2, Some(20_000), Some(Duration::from_secs(1)), Duration::from_millis(300));
+    });
+    let report = &ran.report;
+    assert_eq!((report.acknowledged, report.unknown + report.unsent, report.settled), (1, 2, 3), "{report:?}");
+    assert!(report.last_trouble.as_ref().is_some_and(|trouble| trouble.contains("had not left when the load was over")), "{report:?}");
+    let failures = summary::failures(&ran);
+    assert_eq!((failures.as_slice(), summary::exit_code(&ran, &failures)), (&["2 messages were not acknowledged".to_owned()][..], 1));
 }
 
 /// All values together, each as short as its bucket allows.

@@ -288,8 +288,17 @@ impl Core {
 
     /// Until when something is waited for from `now` on.
     pub(super) fn patience(&self, now: Instant) -> Instant {
-        let until = now + self.options.timeout;
+        self.at_most(now + self.options.timeout)
+    }
+
+    /// Until then, or until nothing is waited for any more.
+    pub(super) fn at_most(&self, until: Instant) -> Instant {
         self.limit.get().map_or(until, |limit| until.min(limit))
+    }
+
+    /// Is the load over, and the wait for what was under way, too?
+    pub(super) fn is_past_its_limit(&self, now: Instant) -> bool {
+        self.limit.get().is_some_and(|limit| now >= limit)
     }
 
     /// Lets nobody wait for longer than until then.

@@ -315,9 +315,13 @@ impl Desk {
         self.report.never_begun += self.left.unwrap_or(0);
     }
 
-    /// The accounts at the end. What was due and waits still is never begun. A closed loop's rate is that of sessions that were busy: each
-    /// was so until the end and, where its last message was answered after it, until then; the mean of that is how long the load lasted.
+    /// The accounts at the end. What was due and waits still is never begun, and what a session that did not end had begun may have been
+    /// accepted. A closed loop's rate is that of sessions that were busy: each was so until the end and, where its last message was answered
+    /// after it, until then; the mean of that is how long the load lasted.
     pub(super) fn finish(&mut self, cpu: Duration) -> CoreReport {
+        let left_open = std::mem::take(&mut self.in_flight);
+        self.report.settled += left_open;
+        self.report.unknown += left_open;
         self.report.never_begun += self.backlog.as_ref().map_or(0, VecDeque::len) as u64;
         self.report.lasted += self.overtime / self.sessions;
         self.report.cpu = cpu;

@@ -458,15 +458,18 @@ async fn send(core: &Core, conn: &Conn, client: &mut Client, put: Instant, pace:
     Ok(())
 }
 
-/// Sends in steps; it is over when the last octet has left.
+/// Sends in steps; it is over when the last octet has left, or nothing is waited for any more: then [`io::ErrorKind::Other`].
 async fn send_slowly(core: &Core, conn: &Conn, mut octets: &[u8], pace: &mut Pace, deadline: &Deadline) -> io::Result<()> {
     while let Some(step) = pace.step(&mut octets, Instant::now()) {
         match step {
             Step::Wait(until) => {
-                deadline.set(until);
+                deadline.set(core.at_most(until));
                 deadline.expired().await;
                 if core.held.get() {
                     return Err(io::ErrorKind::Interrupted.into());
+                }
+                if core.is_past_its_limit(Instant::now()) {
+                    return Err(io::Error::other(format!("{} octets had not left when the load was over", octets.len())));
                 }
             }
             Step::Send(part) => conn.send(part.to_vec())?,
