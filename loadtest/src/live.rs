@@ -232,11 +232,10 @@ impl<'a> Gatherer<'a> {
     }
 }
 
-/// Adds what sinks measured to a run that began at `began`.
-pub fn add_end_to_end(measurement: &mut Measurement, began: Instant, sink_began: Instant, parts: impl IntoIterator<Item = CorePart>) {
-    let offset = began.saturating_duration_since(sink_began).as_secs();
+/// Adds what a sink measured to a run whose seconds it followed ([`Sink::follow`]), and whose second 0 is its second `first`.
+pub fn add_end_to_end(measurement: &mut Measurement, first: u64, parts: impl IntoIterator<Item = CorePart>) {
     for part in parts {
-        measurement.add_latencies(part.second.saturating_sub(offset), Phase::EndToEnd, &part.part);
+        measurement.add_latencies(part.second.saturating_sub(first), Phase::EndToEnd, &part.part);
     }
 }
 
@@ -258,6 +257,7 @@ pub(crate) struct Followed<'a> {
 pub(crate) fn follow(followed: &Followed<'_>, beside: Beside<'_>, stop: &StopSignal, viewer: &mut dyn Viewer) -> (Measurement, bool) {
     let mut gatherer = Gatherer::new(followed.threads, beside, viewer);
     let mut interrupted = false;
+    beside.sinks.iter().for_each(|sink| sink.follow(followed.began));
     loop {
         // Asked before the channel is emptied, so that nothing comes later than the last look.
         let over = (followed.is_over)();
@@ -267,7 +267,7 @@ pub(crate) fn follow(followed: &Followed<'_>, beside: Beside<'_>, stop: &StopSig
         }
         for sink in beside.sinks {
             let parts = std::iter::from_fn(|| sink.next_part(Duration::ZERO));
-            add_end_to_end(&mut gatherer.measurement, followed.began, sink.began, parts);
+            add_end_to_end(&mut gatherer.measurement, sink.second_of(followed.began), parts);
         }
         let mut wait = if over { Duration::ZERO } else { LOOK_EVERY };
         while let Some(part) = (followed.next_part)(wait) {

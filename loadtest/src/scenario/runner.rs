@@ -292,9 +292,9 @@ fn account(
     };
     sinks.iter().for_each(Sink::stop);
     for sink in sinks {
-        let sink_began = sink.began;
+        let first = sink.second_of(ran.began);
         let (report, parts) = sink.join()?;
-        add_end_to_end(&mut ran.measurement, ran.began, sink_began, parts);
+        add_end_to_end(&mut ran.measurement, first, parts);
         deliveries.sinks.push(report);
     }
     if let Some(death) = dead {

@@ -125,7 +125,7 @@ impl Core {
     fn count_connections(&self, open: u64) {
         self.connections.set(open);
         let mut desk = self.desk.borrow_mut();
-        desk.recorder.at(self.began.elapsed().as_secs());
+        desk.recorder.at(self.shared.seconds.of(self.began.elapsed()));
         desk.recorder.connections(open);
     }
 
@@ -206,7 +206,7 @@ impl Behaviour for Desk {
             (None, Some(_)) => report.intact += 1,
             (None, None) => report.foreign += 1,
         }
-        self.recorder.at(self.now.saturating_duration_since(self.began).as_secs());
+        self.recorder.at(self.shared.seconds.of(at));
         self.recorder.acknowledged(arrival.bytes);
         let now_us = self.clock.us(self.now);
         if let Some(mark) = &arrival.mark {
@@ -223,7 +223,7 @@ impl Behaviour for Desk {
 
     fn refused(&mut self, code: u16) {
         *self.report.refusals.entry(code).or_default() += 1;
-        self.recorder.at(self.now.saturating_duration_since(self.began).as_secs());
+        self.recorder.at(self.shared.seconds.of(self.now.saturating_duration_since(self.began)));
         self.recorder.error(ErrorKind::Reply(code));
     }
 }
@@ -293,7 +293,7 @@ async fn supervise(core: &Core, share: usize, parts: &PartSender) -> Result<(), 
         if let Some(error) = desk.ledger_failed.take() {
             return Err(error.into());
         }
-        desk.recorder.at(core.began.elapsed().as_secs());
+        desk.recorder.at(core.shared.seconds.of(core.began.elapsed()));
         parts.hand_in(&mut desk.recorder, 0, over);
         let asked = core.shared.ledger_asked.load(SeqCst);
         desk.ledger.flush()?;

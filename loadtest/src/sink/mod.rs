@@ -10,6 +10,7 @@ mod core;
 pub mod delay;
 pub mod fault;
 mod path;
+pub(crate) mod seconds;
 pub mod session;
 pub mod terminator;
 pub mod verify;
@@ -40,7 +41,7 @@ use crate::{
     parts::{CorePart, PartReceiver, channel},
     percentile::{PERCENTILES, told},
     random::Random,
-    sink::{announcement::Announcement, clients::Clients, delay::ReplyDelay, fault::Faults, verify::Damage},
+    sink::{announcement::Announcement, clients::Clients, delay::ReplyDelay, fault::Faults, seconds::Seconds, verify::Damage},
     source::SourceError,
 };
 
@@ -234,6 +235,7 @@ impl SinkReport {
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) stop: AtomicBool,
+    pub(crate) seconds: Seconds,
     pub(crate) down: AtomicBool,
     pub(crate) messages: AtomicU64,
     pub(crate) deliveries: AtomicU64,
@@ -277,7 +279,7 @@ impl SinkCounters {
 pub struct Sink {
     /// Where it listens.
     pub address: SocketAddr,
-    /// When it began: second 0 of its parts.
+    /// When it began.
     pub began: Instant,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<CoreResult>>,
@@ -313,6 +315,16 @@ impl Sink {
             sink.threads.push(std::thread::Builder::new().name(name).spawn(move || core::run(setup))?);
         }
         Ok(sink)
+    }
+
+    /// Counts from now on in the seconds of a run that began at `run_began`.
+    pub fn follow(&self, run_began: Instant) {
+        self.shared.seconds.follow(run_began.saturating_duration_since(self.began));
+    }
+
+    /// The second of its parts that something at this time is in.
+    pub fn second_of(&self, at: Instant) -> u64 {
+        self.shared.seconds.of(at.saturating_duration_since(self.began))
     }
 
     /// Messages so far.

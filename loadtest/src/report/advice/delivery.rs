@@ -54,3 +54,38 @@ pub(super) fn backlog(run: &RunResult) -> Option<Backlog> {
         growth_per_second: behind / duration,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{live::add_end_to_end, measurement::Recorder, parts::CorePart, sample_run::SampleRun, sink::seconds::Seconds};
+
+    /// The backlog of a run of 10 s at the end of which one arrival in ten of a sink came at `last`, milliseconds after its beginning; the
+    /// sink began 700 ms before it.
+    fn backlog_with(last: u64) -> Option<Backlog> {
+        let model = SampleRun::default();
+        let mut measurement = model.measurement();
+        let (seconds, began, mut recorder) = (Seconds::default(), Duration::from_millis(700), Recorder::new());
+        seconds.follow(began);
+        let mut parts = Vec::new();
+        for at in (1..10).flat_map(|number| [number * 1000 + 50; 10]).chain([last; 10]) {
+            recorder.at(seconds.of(began + Duration::from_millis(at)));
+            recorder.record_ns(Phase::EndToEnd, 1_000_000);
+            parts.extend(recorder.ended(0));
+        }
+        parts.extend(recorder.last(0));
+        let parts = parts.into_iter().map(|(second, part)| CorePart { second, part });
+        add_end_to_end(&mut measurement, seconds.of(began), parts);
+        backlog(&RunResult::new(measurement, model.facts()))
+    }
+
+    /// What happened: only whole seconds were taken off between sink and run, so that what came in the last tenths of a load stood behind
+    /// its end: the next hop was called slow, and the capacity was estimated from that.
+    #[test]
+    fn what_arrives_before_the_end_is_no_backlog_whenever_the_next_hop_began() {
+        assert!(backlog_with(9_990).is_none());
+        assert!(backlog_with(10_010).is_some_and(|backlog| backlog.text.contains("10 of 100 deliveries (10 %)")));
+    }
+}
