@@ -16,10 +16,13 @@ use ringpost_loadtest::{
 struct Good {
     arrived: Vec<(u64, String)>,
     refused: Vec<u16>,
+    /// Where it was asked what goes wrong.
+    asked: Vec<Stage>,
 }
 
 impl Behaviour for Good {
-    fn fault(&mut self, _: Stage) -> Option<FaultKind> {
+    fn fault(&mut self, stage: Stage) -> Option<FaultKind> {
+        self.asked.push(stage);
         None
     }
 
@@ -96,6 +99,25 @@ fn a_connection_can_end_in_any_state_and_a_message_is_taken_only_where_it_is_sai
     let (said, next, taken) = ended("dot", "lose");
     assert!(said.ends_with("354 Go ahead\r\n"), "{said}");
     assert_eq!((next, taken), (Next::Drop, 1));
+}
+
+/// What happened: each piece that was read was a draw, so that `content:drop:0.01` lost nearly all large messages and hardly a small one, and
+/// the same seed others in each run.
+#[test]
+fn whether_a_connection_drops_within_a_content_is_drawn_once_for_each_message() {
+    let announcement = Announcement::default();
+    let mut good = Good::default();
+    let (mut session, _) = ServerSession::begin(&announcement, &mut good, &mut Vec::new());
+    let mut draws = Vec::new();
+    let data = "MAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\nDATA\r\nhello\r\nhello\r\n.\r\n";
+    let chunks = "MAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\nBDAT 4\r\nab\r\nBDAT 3 LAST\r\nc\r\n";
+    for text in ["EHLO me\r\n", data, chunks, "NOOP\r\n", data] {
+        for octet in text.as_bytes() {
+            assert_eq!(session.receive(&[*octet], &announcement, &mut good, &mut Vec::new()), Next::Read);
+        }
+        draws.push(good.asked.iter().filter(|&&stage| stage == Stage::Content).count());
+    }
+    assert_eq!((good.arrived.len(), draws), (3, vec![0, 1, 2, 2, 3]));
 }
 
 /// What a sink says to these lines, at which this goes wrong the first time: the codes, and how it ended.

@@ -36,7 +36,7 @@ impl FaultKind {
 /// One thing that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Fault {
-    /// In place of which reply; at `content`: while the content arrives.
+    /// In place of which reply; at `content`: with its first octets, once for each message.
     pub stage: Stage,
     /// What happens.
     pub kind: FaultKind,
@@ -69,7 +69,7 @@ STAGE, the reply in whose place it happens:
   banner   as soon as the connection is accepted
   ehlo     HELO and LHLO, too
   mail, rcpt, data
-  content  while the content arrives (only drop)
+  content  with the first octets of the content; drawn once for each message (only drop)
   dot      when all of it is there (LMTP: for each recipient)
 
 WHAT:

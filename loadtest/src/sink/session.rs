@@ -93,6 +93,8 @@ pub struct ServerSession {
     recipients_taken: u32,
     /// A chunk has come: DATA is out of order.
     chunked: bool,
+    /// Nothing of the content has come: whether something goes wrong while it does is still to be asked.
+    content_begins: bool,
     verifier: Verifier,
     messages: u64,
     /// Replies that said so: under LMTP one for each recipient.
@@ -113,6 +115,7 @@ impl ServerSession {
             recipients: Vec::new(),
             recipients_taken: 0,
             chunked: false,
+            content_begins: false,
             verifier: Verifier::new(),
             messages: 0,
             taken: 0,
@@ -262,6 +265,7 @@ impl ServerSession {
         }
         self.or_fault(Stage::Data, behaviour, out, |session, out| {
             session.verifier.begin(true);
+            session.content_begins = true;
             session.state = State::Data(Terminator::new());
             out.extend_from_slice(b"354 Go ahead\r\n");
         })
@@ -279,6 +283,7 @@ impl ServerSession {
         let refused = self.recipients_taken == 0;
         if !self.chunked {
             self.verifier.begin(false);
+            self.content_begins = true;
             self.chunked = true;
         }
         let last = last.is_some();
@@ -287,7 +292,7 @@ impl ServerSession {
     }
 
     fn take_content(&mut self, rest: &mut &[u8], announcement: &Announcement, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
-        if let Some(FaultKind::Drop) = behaviour.fault(Stage::Content) {
+        if self.drops_content(behaviour) {
             return Step::Break(Next::Drop);
         }
         let State::Data(terminator) = &mut self.state else { unreachable!("called in this state") };
@@ -304,8 +309,13 @@ impl ServerSession {
         }
     }
 
+    /// Asked with each piece of a content, and drawn with the first: how many pieces it comes in is the network's doing.
+    fn drops_content(&mut self, behaviour: &mut impl Behaviour) -> bool {
+        std::mem::take(&mut self.content_begins) && behaviour.fault(Stage::Content) == Some(FaultKind::Drop)
+    }
+
     fn take_chunk(&mut self, rest: &mut &[u8], announcement: &Announcement, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
-        if let Some(FaultKind::Drop) = behaviour.fault(Stage::Content) {
+        if self.drops_content(behaviour) {
             return Step::Break(Next::Drop);
         }
         let State::Chunk { left, last, refused } = &mut self.state else { unreachable!("called in this state") };
