@@ -18,6 +18,7 @@ use crate::{
     source::{
         SESSIONS_MAX, SourceOptions,
         arguments::{Cores, MILLISECONDS_MAX, RECIPIENTS_MAX, SECONDS_MAX, parse_abort},
+        paused_open_loop,
     },
 };
 
@@ -45,7 +46,7 @@ pub struct LoadPlan {
     pub domains: usize,
     /// How.
     pub spread: Text<Spread>,
-    /// Pause between two messages of a session, milliseconds.
+    /// Pause between two messages of a session, milliseconds; not with `rate`, which says when messages begin.
     pub think_ms: u64,
     /// Octets per second that a session sends.
     pub bytes_per_s: Option<u64>,
@@ -118,6 +119,9 @@ impl LoadPlan {
         }
         if self.think_ms > MILLISECONDS_MAX {
             return Err(format!("think_ms = {}: {MILLISECONDS_MAX} at most", self.think_ms));
+        }
+        if let (Some(rate), true) = (&self.rate, self.think_ms > 0) {
+            return Err(paused_open_loop(&rate.0, "rate =", "think_ms"));
         }
         content::check_sizes(&self.size.0).map_err(|error| format!("size = {error}"))?;
         self.ingredients(folder).check()?;

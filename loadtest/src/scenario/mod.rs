@@ -387,6 +387,7 @@ mod tests {
             // Which of several it was, and what it was, was not said of these.
             ("[load]\ndomains = 0\n", "[load] domains = 0"),
             ("[load]\nthink_ms = 864000001\n", "[load] think_ms = 864000001: 864000000 at most"),
+            ("[load]\nrate = 5\nthink_ms = 10\n", "[load] rate = 5 with think_ms: an open loop"),
             ("[load]\nabort = [\"mail:2\"]\n", "[load] abort = \"mail:2\": "),
             ("[load]\n[expect]\nmessages_per_s_min = -1\n", "[expect] messages_per_s_min = -1.0"),
             ("[load]\n[sink]\nflap = \"5\"\n", "[sink] flap = \"5\" is not UP:DOWN"),

@@ -78,7 +78,7 @@ pub struct SourceArguments {
     /// LMTP instead of SMTP.
     #[arg(long, help_heading = "Load")]
     pub lmtp: bool,
-    /// Pause of a session between two messages, milliseconds.
+    /// Pause of a session between two messages, milliseconds; not with --rate, which says when messages begin.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=MILLISECONDS_MAX), help_heading = "Load")]
     pub think_ms: u64,
     /// Octets per second that a session sends: slow senders.

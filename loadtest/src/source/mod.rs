@@ -88,7 +88,7 @@ pub struct SourceOptions {
     pub gently: bool,
     /// Local addresses that connections take in turn; none: the system's choice.
     pub addresses: Vec<IpAddr>,
-    /// Pause of a session between two messages.
+    /// Pause of a session between two messages; of a closed loop only.
     pub think: Duration,
     /// Octets per second that a session sends; none: as fast as it goes.
     pub bytes_per_s: Option<u64>,
@@ -173,6 +173,14 @@ pub fn local_addresses(to: SocketAddr, connections: usize, given: Vec<IpAddr>) -
     }
     let count = connections.div_ceil(CONNECTIONS_PER_ADDRESS).min(250) as u8;
     Ok((1..=count).map(|last| IpAddr::from([127, 0, 1, last])).collect())
+}
+
+/// Why an open loop has no pause between messages, by the names of the two settings.
+pub(crate) fn paused_open_loop(rate: &Rate, rate_name: &str, think_name: &str) -> String {
+    format!(
+        "{rate_name} {rate} with {think_name}: an open loop begins each message when it is due and measures from then, so that a pause of its own \
+         would count as the server's; leave one of the two out"
+    )
 }
 
 /// How far a load that gave up had come with its server at last.
@@ -315,6 +323,9 @@ impl Source {
         }
         if options.linger && options.per_connection.is_none() {
             return wrong("connections linger behind their last message: say how many messages each carries");
+        }
+        if let (Some(rate), false) = (options.rate, options.think.is_zero()) {
+            return Err(SourceError::Options(paused_open_loop(&rate, "--rate", "--think-ms")));
         }
         if options.recipients.per_message == 0 || options.recipients.domains == 0 {
             return wrong("a message needs a recipient and a domain at least");

@@ -248,6 +248,8 @@ fn what_cannot_be_measured_is_said_before_the_run() {
         (vec!["--timeout", "nan"], 2, "--timeout"),
         (vec!["--bytes-per-s", "0"], 2, "bytes-per-s"),
         (vec!["--think-ms", "18446744073709551615"], 2, "think-ms"),
+        // The pause was a part of what the server was said to take.
+        (vec!["--rate", "5", "--think-ms", "10"], 2, "--rate 5 with --think-ms: an open loop"),
         (vec!["--hello", "x\r\nQUIT"], 2, "RFC 5321"),
         (vec!["--sender", "a b>c"], 2, "RFC 5321"),
         // It was sent, whatever its length, and refused by each server.
