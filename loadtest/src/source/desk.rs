@@ -149,7 +149,7 @@ impl Host for Desk {
         self.second_of(now);
         self.in_flight -= 1;
         self.report.settled += 1;
-        self.keep_time(outcome, now);
+        self.keep_time(outcome, ended.job.due, now);
         match (outcome, ended.content) {
             (Outcome::Accepted { .. }, Some(sent)) => {
                 self.report.acknowledged += 1;
@@ -243,17 +243,18 @@ impl Desk {
             self.second_of(now);
             self.report.settled += 1;
             self.report.aborted += 1;
-            self.keep_time(Outcome::Aborted, now);
+            self.keep_time(Outcome::Aborted, now, now);
         }
     }
 
-    /// How long the load lasted, as far as `outcome` tells. What nobody answered after the end does not make it longer.
-    fn keep_time(&mut self, outcome: Outcome, now: Instant) {
+    /// How long the load lasted, as far as `outcome` tells of a message that was due then. What nobody answered after the end does not make it
+    /// longer. Of two messages that a session has under way at the end, the second is due when the first is answered: each adds its own wait.
+    fn keep_time(&mut self, outcome: Outcome, due: Instant, now: Instant) {
         let answered = matches!(outcome, Outcome::Accepted { .. } | Outcome::Refused { .. });
         match self.ended_at {
             Some(ended_at) if !self.open_loop => {
                 if answered {
-                    self.overtime += now.saturating_duration_since(ended_at);
+                    self.overtime += now.saturating_duration_since(due.max(ended_at));
                 }
             }
             _ if self.open_loop && !answered => {}
@@ -390,5 +391,44 @@ impl Desk {
                 Some(backlog) => !backlog.is_empty(),
                 None => self.left != Some(0),
             }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        content::ContentKind,
+        sizes::Sizes,
+        source::{client::Client, host::Script, outbox::Outbox},
+    };
+
+    /// What happened: of two messages under way in one session both counted from the end of the load on, so that the wait for the second held
+    /// that for the first once more, and the rate was too low.
+    #[test]
+    fn a_session_waits_behind_the_end_once_whatever_it_has_under_way() {
+        let began = Instant::now();
+        let at = |s: f64| began + Duration::from_secs_f64(s);
+        let content = ContentKind::Text(Sizes::fixed(700));
+        let options = SourceOptions::new(([127, 0, 0, 1], 25).into(), 0, content.clone());
+        let (composer, _) = Composer::new(&content, 1, 1, 0);
+        let ledger = LedgerWriter::open(None).unwrap();
+        let mut desk = Desk::new(&options, composer, ledger, Arc::default(), Part { share: 0, shares: 1 }, began);
+        let script: Script = options.script();
+        let (mut client, mut out) = (Client::new(&script, began), Outbox::default());
+        let mut say = |text: &str, s: f64, desk: &mut Desk| {
+            client.receive(&script, text.as_bytes(), at(s), desk, &mut out).unwrap();
+            drop(out.drain());
+        };
+        say("220 here\r\n", 0.1, &mut desk);
+        say("250-here\r\n250 PIPELINING\r\n", 0.2, &mut desk);
+        // The next envelope leaves with the content.
+        say("250 ok\r\n250 ok\r\n354 go\r\n", 9.5, &mut desk);
+        assert_eq!(desk.in_flight, 2);
+        desk.close(at(10.0), true);
+        say("250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n", 11.0, &mut desk);
+        say("250 ok\r\n", 12.0, &mut desk);
+        let report = desk.finish(Duration::ZERO);
+        assert_eq!((report.acknowledged, report.settled, report.lasted), (2, 2, Duration::from_secs(12)), "{report:?}");
     }
 }
