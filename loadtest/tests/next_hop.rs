@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::Command,
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     thread::{sleep, spawn},
     time::Duration,
 };
@@ -76,7 +76,8 @@ fn forward(next_hop: SocketAddr, (envelope, content): &Mail) -> bool {
     reply.starts_with(b"250")
 }
 
-fn start_server(next_hop: SocketAddr) -> SocketAddr {
+/// With `again` the last message is sent on once more when nothing has come for so long.
+fn start_server(next_hop: SocketAddr, again: Option<Duration>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (queue, queued): (Sender<Mail>, Receiver<Mail>) = channel();
@@ -87,9 +88,17 @@ fn start_server(next_hop: SocketAddr) -> SocketAddr {
         }
     });
     spawn(move || {
-        for mail in queued {
-            while !forward(next_hop, &mail) {
+        let send_on = |mail: &Mail| {
+            while !forward(next_hop, mail) {
                 sleep(AGAIN);
+            }
+        };
+        let mut last = None;
+        loop {
+            match queued.recv_timeout(again.unwrap_or(Duration::from_secs(3600))) {
+                Ok(mail) => send_on(last.insert(mail)),
+                Err(RecvTimeoutError::Timeout) => last.take().iter().filter(|_| again.is_some()).for_each(send_on),
+                Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     });
@@ -104,7 +113,7 @@ fn every_scenarios_mail_is_taken_and_what_waited_in_the_server_is_not_taken_for_
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
     let next_hop = free_port().unwrap();
-    let to = start_server(next_hop).to_string();
+    let to = start_server(next_hop, None).to_string();
     let load = |arguments: &[&str]| Command::new(env!("CARGO_BIN_EXE_ringpost-load")).args(arguments).output().unwrap();
     // An earlier run's, which nobody has taken.
     assert!(load(&["source", "--to", &to, "--messages", "30", "--quiet"]).status.success());
@@ -124,4 +133,22 @@ fn every_scenarios_mail_is_taken_and_what_waited_in_the_server_is_not_taken_for_
     };
     assert_eq!(difference("first"), (Some(0), Some(30), Some(0)), "{said}");
     assert_eq!(difference("second"), (Some(0), Some(0), Some(0)), "{said}");
+}
+
+/// What happened: the next hop ended the moment that all was there, so that no server was ever seen to send anything twice behind that.
+#[test]
+fn what_a_server_sends_twice_behind_the_last_is_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let next_hop = free_port().unwrap();
+    let to = start_server(next_hop, Some(Duration::from_millis(200))).to_string();
+    let text = "name = \"twice\"\nabout = \"Short.\"\nseconds = 20\n[load]\nmessages = 5\n[sink]\n[expect]\nquiet_s = 3\n";
+    std::fs::write(path("twice.toml"), text).unwrap();
+    let arguments =
+        ["run", &path("twice.toml"), "--to", &to, "--next-hop", &next_hop.to_string(), "--output", &path("results"), "--folder", &path("")];
+    let output = Command::new(env!("CARGO_BIN_EXE_ringpost-load")).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let result = RunResult::read(Path::new(&path("results/twice.json"))).unwrap();
+    let of = |field: &str| result.settings["difference"][field].as_u64();
+    assert_eq!((of("lost"), of("delivered"), of("duplicated"), output.status.code()), (Some(0), Some(5), Some(1), Some(1)), "{said}");
 }

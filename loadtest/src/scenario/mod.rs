@@ -1,5 +1,6 @@
 //! Scenarios: what is sent, to what kind of engine and next hop, for how long, and what must hold. TOML files, some of them built in.
 
+mod arrivals;
 pub mod greeting;
 mod load_plan;
 mod mix;
@@ -133,6 +134,9 @@ pub struct Expectations {
     pub account: bool,
     /// Queue empty within so many seconds after the last message, where there is a sink.
     pub drain_s_max: f64,
+    /// Against a server that runs elsewhere, whose queue nobody can ask for: behind the last delivery that is owed the next hop stays until
+    /// nothing has come for so many seconds, at most `drain_s_max`. What the server sends twice is seen when it comes by then.
+    pub quiet_s: f64,
 }
 
 impl Default for Expectations {
@@ -144,6 +148,7 @@ impl Default for Expectations {
             duplicate_share_max: 0.0,
             account: true,
             drain_s_max: 60.0,
+            quiet_s: 2.0,
         }
     }
 }
@@ -250,7 +255,8 @@ impl Expectations {
                 return Err(format!("{name} = {share:?}: a share is from 0 to 1"));
             }
         }
-        for (name, value) in [("messages_per_s_min", self.messages_per_s_min), ("drain_s_max", self.drain_s_max)] {
+        for (name, value) in [("messages_per_s_min", self.messages_per_s_min), ("drain_s_max", self.drain_s_max), ("quiet_s", self.quiet_s)]
+        {
             if value.is_nan() || value < 0.0 {
                 return Err(format!("{name} = {value:?}: 0 at least"));
             }
@@ -420,6 +426,7 @@ mod tests {
             ("[load]\n[engine]\nkill_after_s = 2\n", "kill_after_s"),
             ("[load]\n[expect]\nerror_share_max = -1\n", "error_share_max"),
             ("[load]\n[expect]\ndrain_s_max = nan\n", "drain_s_max"),
+            ("[load]\n[expect]\nquiet_s = -1\n", "[expect] quiet_s = -1.0"),
             ("[load]\n[sink]\nfault = [\"x\"]\n", "[sink]"),
             ("[load]\n[sink]\ndelay_ms = \"x\"\n", "line 6"),
             ("[load]\n[sink]\ngreylist_s = -1\n", "greylist_s"),

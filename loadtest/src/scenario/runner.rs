@@ -19,6 +19,7 @@ use crate::{
     run_result::{RunFacts, RunResult},
     scenario::{
         Scenario,
+        arrivals::wait_for_arrivals,
         under_test::{UnderTest, check_settings, death, hold},
     },
     server_cpu::CpuByPhase,
@@ -288,7 +289,7 @@ fn account(
                 }
             }
         }
-        None => wait_for_arrivals(scenario, &sinks, (accepted, delivered), patience, stop),
+        None => wait_for_arrivals(scenario, &sinks, (accepted, delivered), stop),
     };
     sinks.iter().for_each(Sink::stop);
     for sink in sinks {
@@ -317,36 +318,6 @@ fn account(
         deliveries.failures.push("the wait for the queue was interrupted: what was accepted and what arrived is not compared".into());
     }
     Ok(deliveries)
-}
-
-/// For a server that cannot be asked for its queue: until all that was accepted has come, damaged or not and whatever else it had queued, or
-/// nothing more comes for so long. False: until somebody asked for the end.
-fn wait_for_arrivals(
-    scenario: &Scenario,
-    sinks: &[Sink],
-    (accepted, delivered): (&Path, &Path),
-    patience: Duration,
-    stop: &StopSignal,
-) -> bool {
-    let arrived = || sinks.iter().map(Sink::messages).sum::<u64>();
-    let (mut seen, mut since, mut wanted) = (arrived(), Instant::now(), 0);
-    while since.elapsed() < patience && !stop.is_asked() {
-        if seen >= wanted {
-            sinks.iter().for_each(Sink::write_ledger);
-            // A ledger whose last line is just being written is looked at again when more has come.
-            let missing = compare(&[accepted], delivered).map_or(1, |difference| difference.lost);
-            if missing == 0 {
-                return true;
-            }
-            // With all recipients missing a message comes for all of them at once.
-            wanted = seen + missing.div_ceil(scenario.load.recipients as u64);
-        }
-        std::thread::sleep(Duration::from_millis(20)); // no event tells of an arrival
-        if arrived() != seen {
-            (seen, since) = (arrived(), Instant::now());
-        }
-    }
-    !stop.is_asked()
 }
 
 /// What did not hold, as sentences.
@@ -399,35 +370,4 @@ fn judge(scenario: &Scenario, ran: &SourceRun, deliveries: &Deliveries) -> Vec<S
         }
     }
     failures
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        checksum::Checksum,
-        identity::{Mark, MessageId},
-        ledger::{Envelope, LedgerWriter},
-        sink::verify::{Arrival, Damage},
-    };
-
-    /// What happened: a server that sends mail on damaged was waited for until nothing had come for a minute, though all was there.
-    #[test]
-    fn mail_that_came_damaged_is_not_waited_for() {
-        let folder = tempfile::tempdir().unwrap();
-        let (accepted, delivered) = (folder.path().join("accepted"), folder.path().join("delivered"));
-        let mark = Mark { id: MessageId { run: 1, sequence: 1 }, length: 10, checksum: Checksum::from_bits(1), due_us: 0 };
-        let mut writer = LedgerWriter::open(Some(&accepted)).unwrap();
-        writer.accepted(&mark, 5, b"a@x,b@x", b"7F3A").unwrap();
-        writer.flush().unwrap();
-        let mut writer = LedgerWriter::open(Some(&delivered)).unwrap();
-        for (recipients, damage) in [(b"a@x", None), (b"b@x", Some(Damage::Length))] {
-            let arrival = Arrival { mark: Some(mark), damage, bytes: 10, bare_line_ends: 0 };
-            writer.delivered(&arrival, 6, Envelope { reverse_path: b"s@x", recipients }).unwrap();
-        }
-        writer.flush().unwrap();
-        let (scenario, patience, began) = (Scenario::find("relay").unwrap(), Duration::from_secs(20), Instant::now());
-        assert!(wait_for_arrivals(&scenario, &[], (&accepted, &delivered), patience, &StopSignal::never()));
-        assert!(began.elapsed() < patience, "it had nothing to wait for");
-    }
 }
