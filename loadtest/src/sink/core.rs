@@ -101,6 +101,8 @@ struct Open {
     peer: IpAddr,
     /// What it waits for at most.
     deadline: Deadline,
+    /// The sink went down while it was open, and may be up again.
+    cut: Cell<bool>,
     messages: Cell<u64>,
 }
 
@@ -136,7 +138,10 @@ impl Core {
         if down && !self.down.replace(down) {
             let now = Instant::now();
             self.listening.set(now);
-            self.open.borrow().values().for_each(|open| open.deadline.set(now));
+            self.open.borrow().values().for_each(|open| {
+                open.cut.set(true);
+                open.deadline.set(now);
+            });
         }
         self.down.set(down);
     }
@@ -370,7 +375,7 @@ async fn connection(core: Rc<Core>, conn: Conn, ends: Option<Instant>) {
     }
     core.count_connections(core.connections.get() + 1);
     let number = core.accepted.get();
-    let open = Rc::new(Open { peer: peer.ip(), deadline: core.ring.deadline(), messages: Cell::new(0) });
+    let open = Rc::new(Open { peer: peer.ip(), deadline: core.ring.deadline(), cut: Cell::new(core.down.get()), messages: Cell::new(0) });
     core.accepted.set(number + 1);
     core.open.borrow_mut().insert(number, open.clone());
     speak(&core, conn, &open, ends).await;
@@ -392,15 +397,21 @@ async fn speak(core: &Core, conn: Conn, open: &Open, ends: Option<Instant>) {
     };
     let counts = core.options.messages.is_some();
     let mut owed = None;
+    // Asked behind each wait: one that came up again meanwhile has sessions of its own, and what is said to nobody is not taken.
+    let is_down = || open.cut.get() || ends.is_some_and(|ends| Instant::now() >= ends);
     loop {
-        if next == Next::Drop || core.down.get() {
+        if next == Next::Drop || is_down() {
             conn.abort();
             return;
         }
         if !out.is_empty() {
             let delay = core.options.reply_delay.draw(&mut core.desk.borrow_mut().random);
             if let Some(delay) = delay {
-                pause(deadline, delay).await;
+                pause_until(deadline, ends, delay).await;
+                if is_down() {
+                    conn.abort();
+                    return;
+                }
             }
             if conn.send(std::mem::replace(&mut out, core.ring.take_vec())).is_err() {
                 return;
@@ -433,7 +444,11 @@ async fn speak(core: &Core, conn: Conn, open: &Open, ends: Option<Instant>) {
             }
         };
         if let Some(rate) = core.options.read_bytes_per_s {
-            pause(deadline, Duration::from_secs_f64(received.len() as f64 / rate.max(1) as f64)).await;
+            pause_until(deadline, ends, Duration::from_secs_f64(received.len() as f64 / rate.max(1) as f64)).await;
+        }
+        if is_down() {
+            conn.abort();
+            return;
         }
         let mut desk = core.desk.borrow_mut();
         desk.now = Instant::now();
@@ -452,6 +467,13 @@ async fn speak(core: &Core, conn: Conn, open: &Open, ends: Option<Instant>) {
 
 async fn pause(deadline: &Deadline, length: Duration) {
     deadline.set(Instant::now() + length);
+    deadline.expired().await;
+}
+
+/// A pause of a connection, until the sink goes down at most.
+async fn pause_until(deadline: &Deadline, ends: Option<Instant>, length: Duration) {
+    let until = Instant::now() + length;
+    deadline.set(ends.map_or(until, |ends| ends.min(until)));
     deadline.expired().await;
 }
 
