@@ -37,7 +37,8 @@ pub struct DiffArguments {
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
-    /// Messages that came twice are no reason for exit code 1 (after a kill, at least once is what is promised).
+    /// Messages that came twice are no reason for exit code 1 (after a kill, at least once is what is promised), nor those that came though they
+    /// were answered 4xx.
     #[arg(long)]
     pub allow_duplicates: bool,
 }
@@ -65,7 +66,11 @@ pub struct Difference {
     pub foreign: u64,
     /// Of those the last: deliveries of a message to somebody whom it was not for.
     pub misdirected: u64,
-    /// Messages that arrived without a 250 that was read: allowed, the reply was cut off.
+    /// Deliveries of messages whose content was answered 5xx: their senders know them as not delivered.
+    pub delivered_though_refused: u64,
+    /// Deliveries of messages whose content was answered 4xx: whoever sends them again doubles them.
+    pub delivered_though_deferred: u64,
+    /// Messages that arrived without a 250 that was read, and were not refused: allowed, the reply was cut off.
     pub unacknowledged: u64,
     /// Lines that earlier runs left unfinished, in all ledgers: what they said is not known, and nothing is taken from them.
     pub cut_off: u64,
@@ -74,20 +79,21 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Is nothing missing, nothing other than it was sent, and nothing with somebody else? Duplicates and other people's mail are not
-    /// asked for.
+    /// Is nothing missing, nothing other than it was sent, nothing with somebody else, and nothing there that was refused for good?
+    /// Duplicates and other people's mail are not asked for.
     pub fn is_intact(&self) -> bool {
-        self.lost == 0 && self.damaged == 0 && self.misdirected == 0
+        self.lost == 0 && self.damaged == 0 && self.misdirected == 0 && self.delivered_though_refused == 0
     }
 
     /// Was there nothing to compare: no message acknowledged, and none that came?
     fn is_of_nothing(&self) -> bool {
         self.accepted + self.delivered + self.damaged + self.foreign + self.unacknowledged == 0
+            && self.delivered_though_refused + self.delivered_though_deferred == 0
     }
 
     /// Is every message there, whole, and nothing else?
     pub fn is_clean(&self, allow_duplicates: bool) -> bool {
-        self.is_intact() && self.foreign == 0 && (allow_duplicates || self.duplicated == 0)
+        self.is_intact() && self.foreign == 0 && (allow_duplicates || self.duplicated + self.delivered_though_deferred == 0)
     }
 
     fn text(&self) -> String {
@@ -101,6 +107,12 @@ impl Difference {
         if self.damaged_only > 0 {
             text.push_str(&format!(", of the owed {} only came damaged", self.damaged_only));
         }
+        if self.delivered_though_refused + self.delivered_though_deferred > 0 {
+            text.push_str(&format!(
+                ", delivered though answered 5xx {}, though answered 4xx {}",
+                self.delivered_though_refused, self.delivered_though_deferred
+            ));
+        }
         if self.cut_off > 0 {
             text.push_str(&format!(", lines cut off {}", self.cut_off));
         }
@@ -110,7 +122,7 @@ impl Difference {
 }
 
 impl DiffArguments {
-    /// Prints the difference. The exit code: 0 nothing lost, doubled, damaged or foreign; 1 something is.
+    /// Prints the difference. The exit code: 0 nothing lost, doubled, damaged, foreign or delivered though refused; 1 something is.
     ///
     /// # Errors
     /// A ledger that cannot be read, or ledgers of which none has a message: nothing was compared, which proves nothing.
@@ -299,6 +311,43 @@ mod tests {
         assert_eq!((result.damaged, result.foreign, result.unacknowledged, result.lost, result.damaged_only), (1, 2, 1, 0, 1));
         assert!(result.text().contains("of the owed 1 only came damaged"), "{}", result.text());
         assert_eq!(result.examples.len(), 3);
+    }
+
+    /// What happened: the ledger had nothing of mail that was refused, so that a server that refuses a content and delivers it all the same was
+    /// one whose reply had been cut off, which is allowed.
+    #[test]
+    fn mail_that_was_refused_and_came_all_the_same_is_told() {
+        let came = |code: u16| {
+            let folder = tempfile::tempdir().unwrap();
+            let (a, b) = (folder.path().join("accepted"), folder.path().join("delivered"));
+            let mut writer = LedgerWriter::open(Some(&a)).unwrap();
+            writer.run(1, b"s@x").unwrap();
+            writer.refused(mark(1).id, code).unwrap();
+            writer.accepted(&mark(2), 5, b"a", b"7F3A").unwrap();
+            writer.refused(mark(3).id, code).unwrap();
+            writer.flush().unwrap();
+            let mut writer = LedgerWriter::open(Some(&b)).unwrap();
+            for (sequence, recipients) in [(1, &b"a,b"[..]), (2, b"a")] {
+                writer.delivered(&arrival(sequence, None), 6, Envelope { reverse_path: b"s@x", recipients }).unwrap();
+            }
+            writer.flush().unwrap();
+            compare(&[&a], &b).unwrap()
+        };
+        let counts = |d: &Difference| (d.delivered_though_refused, d.delivered_though_deferred, d.unacknowledged, d.lost);
+        let (refused, deferred) = (came(554), came(451));
+        assert_eq!((counts(&refused), counts(&deferred)), ((2, 0, 0, 0), (0, 2, 0, 0)));
+        assert!(!refused.is_intact() && !refused.is_clean(true), "{refused:?}");
+        assert!(deferred.is_intact() && deferred.is_clean(true) && !deferred.is_clean(false), "{deferred:?}");
+        let text = refused.text();
+        assert!(text.contains("though answered 5xx 2, though answered 4xx 0"), "{text}");
+        assert!(text.contains("refused: 0000000000000001-000000000001 with 554, and delivered to a,b"), "{text}");
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (folder.path().join("accepted"), folder.path().join("delivered"));
+        std::fs::write(&b, "").unwrap();
+        for wrong in ["# refused x 554", "# refused 0000000000000001-000000000001 y"] {
+            std::fs::write(&a, format!("{wrong}\n")).unwrap();
+            assert!(compare(&[&a], &b).unwrap_err().to_string().contains(":1: not a line of this ledger"), "{wrong}");
+        }
     }
 
     /// What happened: a message that came damaged was counted twice, as damaged and as lost, and was "lost to" somebody who had it.

@@ -4,6 +4,8 @@
 //! recipients those that the server took, the last as the 250 named it. A line of the delivered one is made before the sink says 250:
 //! `ID LENGTH CHECKSUM TIME_US VERDICT RECIPIENT,RECIPIENT SENDER`. `-` stands for a part that is not known, `<>` for the null sender. Up to
 //! version 0.1 at commit 146c506 the accepted ledger had the number of recipients in their place; [`crate::diff`] refuses it.
+//! Of a message whose content was sent and answered 4xx or 5xx the accepted ledger has `# refused ID CODE`, since version 0.1 behind commit
+//! 4d8a1bc; under LMTP where no recipient was answered 250, with the code of the first.
 //! Before them a source names its run, `# run RUN SENDER` (the first half of its identities, and the sender of all its messages), so that what
 //! arrived of a run of which no 250 was read is known as its own. Lines of version 0.1 up to commit f8177c0 have no sender. Lines are gathered
 //! and written whole, so that several threads, and several processes, may share a file: those of a sink before the replies that they are
@@ -20,7 +22,7 @@ use std::{
 
 use crate::{
     checksum::CHECKSUM_CHARS,
-    identity::{Mark, push_decimal, write_hex},
+    identity::{Mark, MessageId, push_decimal, write_hex},
     input_file,
     sink::verify::Arrival,
 };
@@ -85,6 +87,18 @@ impl LedgerWriter {
         self.push_known(recipients);
         self.gathered.push(b' ');
         self.push_known(queue_id);
+        self.end_line()
+    }
+
+    /// Records a refusal of a message whose content was sent, with the code of the reply.
+    pub fn refused(&mut self, id: MessageId, code: u16) -> io::Result<()> {
+        if self.file.is_none() {
+            return Ok(());
+        }
+        self.gathered.extend_from_slice(b"# refused ");
+        id.push_to(&mut self.gathered);
+        self.gathered.push(b' ');
+        push_decimal(u64::from(code), &mut self.gathered);
         self.end_line()
     }
 
@@ -185,7 +199,7 @@ impl Drop for LedgerWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{checksum::Checksum, identity::MessageId};
+    use crate::checksum::Checksum;
 
     /// A full disk was an error without a name, and what had been written in part was written again when the writer was dropped.
     #[test]

@@ -108,6 +108,25 @@ fn slow_readers_senders_and_thinkers_lose_nothing() {
     assert!(ran.report.lasted >= Duration::from_millis(20 * 9), "{:?}", ran.report.lasted);
 }
 
+/// What happened: the ledger of a source had nothing of it, so that nobody could tell when the server delivered it all the same.
+#[test]
+fn what_was_refused_behind_its_content_stands_in_the_sources_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("accepted");
+    let faults = ["mail:451:0.2", "dot:451:0.2", "dot:554:0.3"].map(|fault| fault.parse().unwrap());
+    let sink = Sink::start(SinkOptions { faults: Faults::new(faults.into()), ..SinkOptions::new(loopback(), core()) }).unwrap();
+    let ran = load(sink.address, |o| (o.messages, o.ledger) = (Some(200), Some(ledger.clone())));
+    sink.stop();
+    let (report, _) = sink.join().unwrap();
+    let text = std::fs::read_to_string(&ledger).unwrap();
+    let of = |code: &str| text.lines().filter(|line| line.starts_with("# refused ") && line.ends_with(code)).count() as u64;
+    let errors = &ran.measurement.totals().errors;
+    assert!(of(" 554") > 0 && of(" 554") == report.refusals[&554], "{report:?}");
+    // One refused at MAIL was not sent.
+    assert!(of(" 451") > 0 && of(" 451") < errors.of(ErrorKind::Reply(451)), "{errors:?}");
+    assert_eq!(text.lines().count() as u64, 1 + of("") + ran.report.acknowledged);
+}
+
 #[test]
 fn refusals_drops_and_broken_replies_are_counted_and_nothing_is_lost() {
     let faults = [

@@ -72,6 +72,8 @@ pub(super) struct Account {
     sent: HashMap<MessageId, Sent>,
     /// The runs of the sources, and the sender of all messages of each, where its ledger says it.
     runs: HashMap<u64, Option<Address>>,
+    /// Messages whose content was refused, and with what.
+    refused: HashMap<MessageId, u16>,
     /// Messages that nobody saw a 250 for, and whom they reached.
     unacknowledged: HashMap<MessageId, Vec<Address>>,
     queued: QueuedMail,
@@ -95,6 +97,12 @@ impl Account {
                 _ => return Err("no sender behind the run"),
             };
             self.runs.insert(run, sender);
+            return Ok(());
+        }
+        if let ["#", "refused", id, code] = words {
+            let id = MessageId::parse(id.as_bytes()).ok_or("no identity")?;
+            self.refused.insert(id, code.parse().map_err(|_| "no code")?);
+            self.runs.entry(id.run).or_default();
             return Ok(());
         }
         let [id, length, checksum, time, recipients, behind @ ..] = words else { return Err("not six parts") };
@@ -172,6 +180,14 @@ impl Account {
             result.damaged += 1;
             examples.add(Kind::Damaged, || format!("damaged (from {sender}, and not {}): {id}", self.addresses.name(sent_by)));
             self.came_damaged(id, recipients);
+            return Ok(());
+        }
+        if let (None, Some(code)) = (&known, self.refused.get(&id)) {
+            let count = recipients.split(',').count() as u64;
+            // Whoever was told 4xx sends it again, and it is there twice; whoever was told 5xx tells the sender that it is not.
+            let of_class = if *code / 100 == 5 { &mut result.delivered_though_refused } else { &mut result.delivered_though_deferred };
+            *of_class += count;
+            examples.add(Kind::Refused, || format!("refused: {id} with {code}, and delivered to {recipients}"));
             return Ok(());
         }
         for recipient in recipients.split(',') {

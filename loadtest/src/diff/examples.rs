@@ -10,13 +10,14 @@ pub(super) enum Kind {
     Queued,
     Damaged,
     Duplicated,
+    Refused,
     Foreign,
     CutOff,
 }
 
 /// Examples by kind: the first of each, and how many there are.
 #[derive(Debug, Default)]
-pub(super) struct Examples([(Vec<String>, u64); 6]);
+pub(super) struct Examples([(Vec<String>, u64); 7]);
 
 impl Examples {
     pub(super) fn add(&mut self, kind: Kind, text: impl FnOnce() -> String) {
@@ -28,7 +29,7 @@ impl Examples {
     }
 
     pub(super) fn lines(self) -> Vec<String> {
-        let names = ["lost", "still queued", "damaged", "duplicated", "foreign", "cut off"];
+        let names = ["lost", "still queued", "damaged", "duplicated", "refused", "foreign", "cut off"];
         let of_kind = |(name, (mut texts, count)): (&str, (Vec<String>, u64))| {
             let more = count - texts.len() as u64;
             if more > 0 {

@@ -352,21 +352,25 @@ fn judge(scenario: &Scenario, ran: &SourceRun, deliveries: &Deliveries) -> Vec<S
     }
     failures.extend(never_begun_text(report));
     if let Some(difference) = &deliveries.difference {
-        let bad = difference.damaged + if expect.account { difference.lost + difference.foreign } else { 0 };
+        let misplaced = difference.lost + difference.foreign + difference.delivered_though_refused;
+        let bad = difference.damaged + if expect.account { misplaced } else { 0 };
         if bad > 0 {
             failures.push(format!(
-                "lost {}, damaged {}, foreign {}: {}",
+                "lost {}, damaged {}, foreign {}, delivered though answered 5xx {}: {}",
                 difference.lost,
                 difference.damaged,
                 difference.foreign,
+                difference.delivered_though_refused,
                 difference.examples.join("; ")
             ));
         }
         if difference.queued > 0 {
             failures.push(format!("{} of {} deliveries are still queued at the server", difference.queued, difference.owed));
         }
-        if difference.duplicated as f64 > expect.duplicate_share_max * difference.owed as f64 {
-            failures.push(format!("{} of {} deliveries came twice", difference.duplicated, difference.owed));
+        let (twice, deferred, owed) = (difference.duplicated, difference.delivered_though_deferred, difference.owed);
+        if (twice + deferred) as f64 > expect.duplicate_share_max * owed as f64 {
+            let again = if deferred > 0 { format!("; {deferred} more came though they were answered 4xx") } else { String::new() };
+            failures.push(format!("{twice} of {owed} deliveries came twice{again}"));
         }
     }
     failures

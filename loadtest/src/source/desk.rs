@@ -165,8 +165,12 @@ impl Host for Desk {
                 }
             }
             (Outcome::Accepted { .. }, None) => unreachable!("what was accepted was composed"),
-            (Outcome::Refused { stage, code }, _) => {
+            (Outcome::Refused { stage, code }, content) => {
                 self.report.refused += 1;
+                // The server has it all, and may deliver it whatever it said.
+                if let Some(Err(error)) = content.map(|sent| self.ledger.refused(sent.mark.id, code)) {
+                    self.ledger_broke(&error);
+                }
                 self.report.last_trouble = Some(format!("refused: {}", shown(ended.reply)));
                 // A message without a recipient left has its errors in them, and a 421 is that of the connection that ends with it.
                 if !(stage == Stage::Rcpt || (self.lmtp && stage == Stage::Dot) || code == 421) {
