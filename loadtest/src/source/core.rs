@@ -62,7 +62,7 @@ pub(super) struct Core {
     pub(super) outbox: RefCell<Outbox>,
     items: Vec<Prepared>,
     pub(super) slots: RefCell<Vec<Slot>>,
-    /// Sessions that rest, the one that rests longest first.
+    /// Sessions that rest, the one that rests longest first, and some that have left off.
     idle: RefCell<VecDeque<usize>>,
     /// Sessions that wait for an opening, the one that waits longest first.
     waiting: RefCell<VecDeque<usize>>,
@@ -80,7 +80,10 @@ pub(super) struct Core {
 pub(super) struct Slot {
     pub(super) deadline: Rc<Deadline>,
     waker: Option<Waker>,
+    /// It rests.
     idle: bool,
+    /// It is among those that rest, or rested: a place is kept until its turn comes.
+    listed: bool,
     waits: bool,
 }
 
@@ -101,7 +104,7 @@ pub(super) fn run(setup: Setup) -> Result<CoreReport, SourceError> {
         let schedule = setup.options.rate.map(|rate| Schedule::new(rate, setup.part.share, setup.part.shares, setup.options.seed));
         let core = Rc::new(Core::new(ring, setup, ledger));
         for index in 0..sessions {
-            let slot = Slot { deadline: Rc::new(core.ring.deadline()), waker: None, idle: false, waits: false };
+            let slot = Slot { deadline: Rc::new(core.ring.deadline()), waker: None, idle: false, listed: false, waits: false };
             core.slots.borrow_mut().push(slot);
             core.live.set(core.live.get() + 1);
             spawner.spawn(session::run(core.clone(), index));
@@ -173,22 +176,32 @@ impl Core {
     pub(super) fn rest(&self, index: usize, waker: &Waker) {
         self.keep(index, waker);
         let slot = &mut self.slots.borrow_mut()[index];
-        if !slot.idle {
-            slot.idle = true;
+        slot.idle = true;
+        if !std::mem::replace(&mut slot.listed, true) {
             self.idle.borrow_mut().push_back(index);
         }
     }
 
+    /// A session rests no more: woken for a message, it could not take it.
+    pub(super) fn leave_rest(&self, index: usize) {
+        self.slots.borrow_mut()[index].idle = false;
+    }
+
     /// Wakes as many resting sessions.
     pub(super) fn wake_idle(&self, count: usize) {
-        for _ in 0..count {
+        let mut left = count;
+        while left > 0 {
             let Some(index) = self.idle.borrow_mut().pop_front() else { return };
             let waker = {
-                let mut slots = self.slots.borrow_mut();
-                slots[index].idle = false;
-                slots[index].waker.take()
+                let slot = &mut self.slots.borrow_mut()[index];
+                slot.listed = false;
+                if !std::mem::take(&mut slot.idle) {
+                    continue;
+                }
+                slot.waker.take()
             };
             waker.into_iter().for_each(Waker::wake);
+            left -= 1;
         }
     }
 
@@ -219,7 +232,7 @@ impl Core {
         self.waiting.borrow_mut().clear();
         let mut wakers = Vec::new();
         for slot in self.slots.borrow_mut().iter_mut() {
-            (slot.idle, slot.waits) = (false, false);
+            (slot.idle, slot.listed, slot.waits) = (false, false, false);
             wakers.extend(slot.waker.take());
         }
         wakers.into_iter().for_each(Waker::wake);

@@ -154,12 +154,14 @@ async fn due_or_over(core: &Core, index: usize) -> bool {
     poll_fn(|cx| {
         let desk = core.desk.borrow();
         if desk.has_due() || desk.is_exhausted() {
-            return Poll::Ready(desk.has_due());
+            return Poll::Ready(());
         }
         core.rest(index, cx.waker());
         Poll::Pending
     })
-    .await
+    .await;
+    core.leave_rest(index);
+    core.desk.borrow().has_due()
 }
 
 async fn connection(core: &Rc<Core>, index: usize, address: Option<IpAddr>, opening: &mut Option<Opening<'_>>, deadline: &Deadline) -> End {
@@ -377,7 +379,7 @@ fn no_banner(waited: Duration) -> String {
 
 async fn next_event(core: &Core, index: usize, conn: &Conn, client: &Client, deadline: &Deadline) -> Event {
     let (rests, lingers) = (client.rests(), client.lingers());
-    poll_fn(|cx| {
+    let event = poll_fn(|cx| {
         if core.held.get() {
             return Poll::Ready(Event::Held);
         }
@@ -410,7 +412,9 @@ async fn next_event(core: &Core, index: usize, conn: &Conn, client: &Client, dea
         core.rest(index, cx.waker());
         Poll::Pending
     })
-    .await
+    .await;
+    core.leave_rest(index);
+    event
 }
 
 /// Sends what is in the outbox, which was put there at `put` or later.
