@@ -6,7 +6,7 @@ use ringpost_loadtest::{
         announcement::Announcement,
         fault::{Fault, FaultKind},
         session::{Behaviour, Next, ServerSession},
-        verify::Arrival,
+        verify::{Arrival, Damage},
     },
     source::host::Stage,
 };
@@ -18,6 +18,8 @@ struct Good {
     refused: Vec<u16>,
     /// Where it was asked what goes wrong.
     asked: Vec<Stage>,
+    /// Of the last that came.
+    damage: Option<Damage>,
 }
 
 impl Behaviour for Good {
@@ -31,6 +33,7 @@ impl Behaviour for Good {
     }
 
     fn arrived(&mut self, arrival: &Arrival, envelope: Envelope<'_>, _: bool) {
+        self.damage = arrival.damage;
         self.arrived.push((arrival.bytes, String::from_utf8(envelope.recipients.to_vec()).unwrap()));
     }
 
@@ -252,9 +255,7 @@ fn lmtp_silence_behind_the_content_is_silence_for_all_recipients_that_follow() {
 /// RFC 5321 4.1.2: a quoted local part may hold a `>`; the ledger had what stood before it.
 #[test]
 fn a_quoted_local_part_is_whole_in_the_ledger() {
-    for (path, recorded) in
-        [(r#""a>b"@y"#, r#""a>b"@y"#), (r#""a\">b"@y"#, r#""a\">b"@y"#), (r#"c@y> ORCPT=rfc822;c>d"#, "c@y"), ("@hop:d@y", "@hop:d@y")]
-    {
+    for (path, recorded) in [(r#""a>b"@y"#, r#""a>b"@y"#), (r#""a\">b"@y"#, r#""a\">b"@y"#), ("@hop:d@y", "@hop:d@y")] {
         let (codes, good) = answered(false, 0, &format!("MAIL FROM:<\">\"@x> SIZE=9\r\nRCPT TO:<{path}>\r\nDATA\r\nhello\r\n.\r\n"));
         assert_eq!(codes, [250, 250, 354, 250], "{path}");
         assert_eq!(good.arrived, [(7, recorded.to_string())]);
@@ -276,5 +277,39 @@ fn what_no_server_may_take_for_a_path_is_refused() {
         let (codes, good) = answered(false, 0, &format!("MAIL FROM:<a@x>\r\nRCPT {broken}\r\nRCPT TO:<b@y>\r\nDATA\r\nhello\r\n.\r\n"));
         assert_eq!(codes, [250, 501, 250, 354, 250], "{broken}");
         assert_eq!(good.arrived, [(7, "b@y".to_string())], "{broken}");
+    }
+}
+
+/// RFC 5321 4.1.1.11. What happened: whatever was a parameter by its form was taken, so that a client that uses what a next hop does not
+/// announce, as one without 8BITMIME, was told that all was well; and content that such a hop must not be sent was intact.
+#[test]
+fn what_was_not_announced_is_refused_and_eight_bits_are_damage_without_8bitmime() {
+    let mail = |announcement: &Announcement, hello: &str, parameters: &str| {
+        let lines = [hello, &format!("MAIL FROM:<a@x> {parameters}"), "RSET", "MAIL FROM:<a@x>", &format!("RCPT TO:<b@y> {parameters}")];
+        let (codes, next) = codes(announcement, "content:drop:1", &lines);
+        assert_eq!(next, Next::Read);
+        (codes[2], codes[5])
+    };
+    let all = Announcement::default();
+    for (parameters, mail_code) in
+        [("", 250), ("size=5", 250), ("BODY=8BITMIME SMTPUTF8", 250), ("BODY=7BIT", 250), ("BODY=BINARYMIME", 555), ("RET=HDRS", 555)]
+    {
+        let rcpt_code = if parameters.is_empty() { 250 } else { 555 };
+        assert_eq!(mail(&all, "EHLO me", parameters), (mail_code, rcpt_code), "{parameters}");
+        assert_eq!(mail(&all, "HELO me", parameters), (rcpt_code, rcpt_code), "{parameters}");
+    }
+    let without = Announcement { eight_bit: false, ..Announcement::default() };
+    assert_eq!(mail(&without, "EHLO me", "BODY=8BITMIME").0, 555);
+    assert_eq!(mail(&without, "EHLO me", "SMTPUTF8 SIZE=9").0, 250);
+    assert_eq!(mail(&Announcement { smtputf8: false, ..Announcement::default() }, "EHLO me", "SMTPUTF8").0, 555);
+    for (announcement, wanted) in [(&all, None), (&without, Some(Damage::EightBit))] {
+        for (begin, end) in [("DATA\r\n", ".\r\n"), ("BDAT 7 LAST\r\n", "")] {
+            let (mut good, mut out) = (Good::default(), Vec::new());
+            let (mut session, _) = ServerSession::begin(announcement, &mut good, &mut out);
+            for part in ["EHLO me\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\n", begin, "h\u{e4}ll\r\n", end] {
+                session.receive(part.as_bytes(), announcement, &mut good, &mut out);
+            }
+            assert_eq!(good.damage, wanted, "{begin}");
+        }
     }
 }

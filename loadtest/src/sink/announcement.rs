@@ -38,6 +38,14 @@ impl Announcement {
         self.size_max > 0 && content_bytes > self.size_max
     }
 
+    /// The parameters of MAIL that belong to what was announced, behind HELO (not `extended`) none: RFC 1870 4, RFC 6152 2, RFC 6531 3.4. An
+    /// empty one stands for each that does not.
+    pub(super) fn mail_parameters(&self, extended: bool) -> [&'static str; 4] {
+        let (eight_bit, smtputf8) = (extended && self.eight_bit, extended && self.smtputf8);
+        let parameters = [(extended, "SIZE"), (eight_bit, "BODY=7BIT"), (eight_bit, "BODY=8BITMIME"), (smtputf8, "SMTPUTF8")];
+        parameters.map(|(announced, word)| if announced { word } else { "" })
+    }
+
     pub(super) fn push_hello(&self, extended: bool, out: &mut Vec<u8>) {
         if !extended {
             out.extend_from_slice(format!("250 {}\r\n", self.hostname).as_bytes());

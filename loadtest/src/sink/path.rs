@@ -48,6 +48,18 @@ pub(super) fn are_parameters(parameters: &[u8]) -> bool {
     })
 }
 
+/// Whether each parameter, all of which are parameters by their form, is one of these: its name in any case, and where a value stands here that
+/// value in any case.
+pub(super) fn are_known(parameters: &[u8], known: &[&str]) -> bool {
+    let is_known = |word: &[u8]| {
+        known.iter().any(|known| {
+            let end = if known.contains('=') { word.len() } else { memchr::memchr(b'=', word).unwrap_or(word.len()) };
+            word[..end].eq_ignore_ascii_case(known.as_bytes())
+        })
+    };
+    parameters.split(|&octet| is_blank(octet)).filter(|word| !word.is_empty()).all(is_known)
+}
+
 /// What `SIZE=` behind a path declares, 0 where nothing does; `None` when it is no number (RFC 1870 4).
 pub(super) fn declared_bytes(parameters: &[u8]) -> Option<u64> {
     let mut words = parameters.split(|&byte| byte == b' ');
@@ -217,6 +229,17 @@ mod tests {
         }
         for parameters in ["=5", "SIZE=", "-x", "<c@d>", "a=b=c", "SIZE=5 ,", "a=\x01"] {
             assert!(!are_parameters(parameters.as_bytes()), "{parameters}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_known_by_name_and_where_it_counts_by_value() {
+        let known = ["SIZE", "BODY=7BIT", "BODY=8BITMIME"];
+        for parameters in ["", "size=5", "SIZE", "SIZE=5 body=8bitmime", "BODY=7BIT\tSIZE=1"] {
+            assert!(are_known(parameters.as_bytes(), &known), "{parameters}");
+        }
+        for parameters in ["SMTPUTF8", "SIZE=5 RET=HDRS", "BODY", "BODY=BINARYMIME", "SIZES=5"] {
+            assert!(!are_known(parameters.as_bytes(), &known), "{parameters}");
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{
     sink::{
         announcement::Announcement,
         fault::FaultKind,
-        path::{PathKind, are_parameters, declared_bytes, path_and_parameters},
+        path::{PathKind, are_known, are_parameters, declared_bytes, path_and_parameters},
         terminator::Terminator,
         verify::{Arrival, Verifier},
     },
@@ -29,6 +29,9 @@ const TOO_LARGE: &str = "5.3.4 Larger than announced";
 
 /// Behind a path.
 const NO_PARAMETERS: &str = "5.5.4 No parameters";
+
+/// Behind a path: RFC 5321 4.1.1.11.
+const UNKNOWN_PARAMETERS: &str = "5.5.4 Parameters that were not announced";
 
 /// The reply to a message that was taken, up to its number.
 const TAKEN: &[u8] = b"250 2.0.0 Ok: taken as number ";
@@ -76,8 +79,10 @@ enum State {
 enum Greeting {
     /// No EHLO or HELO has been answered with 250: there is no mail yet.
     Owed,
-    /// One has.
-    Given,
+    /// A HELO has: no extension is announced.
+    Plain,
+    /// An EHLO or LHLO has.
+    Extended,
     /// The banner was a refusal: there will be none.
     TurnedAway,
 }
@@ -188,7 +193,7 @@ impl ServerSession {
         } else if is(b"RCPT") {
             self.rcpt(argument, announcement, behaviour, out)
         } else if is(b"DATA") {
-            self.data(behaviour, out)
+            self.data(announcement, behaviour, out)
         } else if is_bdat {
             self.bdat(argument, announcement, behaviour, out)
         } else if is(if announcement.lmtp { b"LHLO" } else { b"EHLO" }) || (is(b"HELO") && !announcement.lmtp) {
@@ -196,7 +201,7 @@ impl ServerSession {
             // RFC 5321 4.1.4: one that is refused changes nothing.
             self.or_fault(Stage::Hello, behaviour, out, |session, out| {
                 session.reset();
-                session.greeting = Greeting::Given;
+                session.greeting = if extended { Greeting::Extended } else { Greeting::Plain };
                 announcement.push_hello(extended, out);
             })
         } else if is(b"RSET") {
@@ -215,7 +220,7 @@ impl ServerSession {
     }
 
     fn mail(&mut self, argument: &[u8], announcement: &Announcement, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
-        if self.greeting != Greeting::Given || self.reverse_path.is_some() {
+        if !matches!(self.greeting, Greeting::Plain | Greeting::Extended) || self.reverse_path.is_some() {
             return refuse(503, "5.5.1 Out of order", behaviour, out);
         }
         let Some((path, parameters)) = path_and_parameters(argument, PathKind::Reverse, announcement.smtputf8) else {
@@ -223,6 +228,9 @@ impl ServerSession {
         };
         if !are_parameters(parameters) {
             return refuse(501, NO_PARAMETERS, behaviour, out);
+        }
+        if !parameters.is_empty() && !are_known(parameters, &announcement.mail_parameters(self.greeting == Greeting::Extended)) {
+            return refuse(555, UNKNOWN_PARAMETERS, behaviour, out);
         }
         let Some(declared) = declared_bytes(parameters) else { return refuse(501, "5.5.4 SIZE=OCTETS", behaviour, out) };
         if announcement.is_too_large(declared) {
@@ -243,6 +251,10 @@ impl ServerSession {
         if !are_parameters(parameters) {
             return refuse(501, NO_PARAMETERS, behaviour, out);
         }
+        // None that is announced belongs to RCPT.
+        if !parameters.is_empty() {
+            return refuse(555, UNKNOWN_PARAMETERS, behaviour, out);
+        }
         if self.recipients_taken >= RECIPIENTS_MAX {
             return refuse(452, "4.5.3 Too many recipients", behaviour, out);
         }
@@ -259,12 +271,13 @@ impl ServerSession {
         })
     }
 
-    fn data(&mut self, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
+    fn data(&mut self, announcement: &Announcement, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
         if self.recipients_taken == 0 || self.chunked {
             return refuse(503, "5.5.1 Out of order", behaviour, out);
         }
+        let takes_eight_bits = announcement.eight_bit;
         self.or_fault(Stage::Data, behaviour, out, |session, out| {
-            session.verifier.begin(true);
+            session.verifier.begin(true, takes_eight_bits);
             session.content_begins = true;
             session.state = State::Data(Terminator::new());
             out.extend_from_slice(b"354 Go ahead\r\n");
@@ -282,7 +295,7 @@ impl ServerSession {
         };
         let refused = self.recipients_taken == 0;
         if !self.chunked {
-            self.verifier.begin(false);
+            self.verifier.begin(false, announcement.eight_bit);
             self.content_begins = true;
             self.chunked = true;
         }

@@ -18,11 +18,13 @@ pub enum Damage {
     Length,
     /// The right number, but others.
     Checksum,
+    /// Octets beyond ASCII, though 8BITMIME was not announced (RFC 6152 3).
+    EightBit,
 }
 
 impl Damage {
     /// All of them.
-    pub const ALL: [Damage; 4] = [Damage::BareLineEnd, Damage::NotStuffed, Damage::Length, Damage::Checksum];
+    pub const ALL: [Damage; 5] = [Damage::BareLineEnd, Damage::NotStuffed, Damage::Length, Damage::Checksum, Damage::EightBit];
 
     /// Its word in a ledger.
     pub fn name(self) -> &'static str {
@@ -31,6 +33,7 @@ impl Damage {
             Damage::NotStuffed => "not-stuffed",
             Damage::Length => "length",
             Damage::Checksum => "checksum",
+            Damage::EightBit => "8-bit",
         }
     }
 }
@@ -56,6 +59,9 @@ const HEADER_LINE_BYTES_MAX: usize = 256;
 pub struct Verifier {
     /// Undo stuffing: content of DATA. BDAT has none.
     unstuff: bool,
+    /// Octets beyond ASCII may come: 8BITMIME was announced.
+    takes_eight_bits: bool,
+    has_eight_bits: bool,
     /// The octet before the next one; the content begins behind a line end.
     last: u8,
     /// At the beginning of a line.
@@ -77,6 +83,8 @@ impl Verifier {
     pub fn new() -> Verifier {
         Verifier {
             unstuff: true,
+            takes_eight_bits: true,
+            has_eight_bits: false,
             last: b'\n',
             line_starts: true,
             after_dot: false,
@@ -90,15 +98,16 @@ impl Verifier {
         }
     }
 
-    /// Begins the next message; `stuffed`: it comes after DATA.
-    pub fn begin(&mut self, stuffed: bool) {
+    /// Begins the next message; `stuffed`: it comes after DATA; `takes_eight_bits`: octets beyond ASCII may stand in it.
+    pub fn begin(&mut self, stuffed: bool, takes_eight_bits: bool) {
         let mut line = self.line.take().unwrap_or_default();
         line.clear();
-        *self = Verifier { unstuff: stuffed, line: Some(line), ..Verifier::new() };
+        *self = Verifier { unstuff: stuffed, takes_eight_bits, line: Some(line), ..Verifier::new() };
     }
 
     /// The next octets, without those of the final dot line.
     pub fn feed(&mut self, mut bytes: &[u8]) {
+        self.has_eight_bits |= !self.takes_eight_bits && !bytes.is_ascii();
         // Until the mark is found, or there is none, lines are looked into.
         while !bytes.is_empty() && self.mark.is_none() && self.line.is_some() {
             let end = memchr::memchr(b'\n', bytes).map_or(bytes.len(), |at| at + 1);
@@ -212,6 +221,7 @@ impl Verifier {
             _ if self.not_stuffed || self.after_dot => Some(Damage::NotStuffed),
             Some(mark) if mark.length != self.covered => Some(Damage::Length),
             Some(mark) if mark.checksum != self.checksum => Some(Damage::Checksum),
+            _ if self.has_eight_bits => Some(Damage::EightBit),
             _ => None,
         };
         Arrival { mark: self.mark, damage, bytes: self.bytes, bare_line_ends: self.bare_line_ends }
@@ -248,7 +258,7 @@ mod tests {
 
     fn verify(wire: &[u8], stuffed: bool, piece: usize) -> Arrival {
         let mut verifier = Verifier::new();
-        verifier.begin(stuffed);
+        verifier.begin(stuffed, true);
         wire.chunks(piece).for_each(|piece| verifier.feed(piece));
         verifier.finish()
     }
@@ -311,7 +321,7 @@ mod tests {
             let stuffed = random.below(2) == 0;
             let whole = |piece: usize| {
                 let mut verifier = Verifier::new();
-                verifier.begin(stuffed);
+                verifier.begin(stuffed, true);
                 wire.chunks(piece).for_each(|piece| verifier.feed(piece));
                 (verifier.finish(), verifier.checksum, verifier.covered)
             };
