@@ -125,6 +125,13 @@ impl Client {
         }
     }
 
+    /// The end of the content that was put into the outbox last has not left, and will not: the server cannot have taken the message.
+    pub fn content_stays(&mut self) {
+        if let Some(transaction) = self.open.back_mut() {
+            transaction.sent = None;
+        }
+    }
+
     /// What was put into the outbox at `put` or later has left at `now`: what it asks is timed from then.
     pub fn left(&mut self, put: Instant, now: Instant) {
         self.asked.iter_mut().filter(|(_, since)| *since >= put).for_each(|(_, since)| *since = now);

@@ -453,7 +453,13 @@ async fn send(core: &Core, conn: &Conn, client: &mut Client, put: Instant, pace:
         outbox.refill(4, || core.ring.take_vec());
     }
     if let Some(pace) = pace {
-        send_slowly(core, conn, &slow, pace, deadline).await?;
+        let mut rest = slow.as_slice();
+        let sent = send_slowly(core, conn, &mut rest, pace, deadline).await;
+        // Nothing but QUIT stands behind a slow sender's content.
+        if ends_content && rest.len() > b"QUIT\r\n".len() {
+            client.content_stays();
+        }
+        sent?;
         client.left(put, Instant::now());
     } else if ends_content && bytes >= FLUSHED_BYTES_MIN {
         flush(conn, deadline).await?;
@@ -462,9 +468,9 @@ async fn send(core: &Core, conn: &Conn, client: &mut Client, put: Instant, pace:
     Ok(())
 }
 
-/// Sends in steps; it is over when the last octet has left, or nothing is waited for any more: then [`io::ErrorKind::Other`].
-async fn send_slowly(core: &Core, conn: &Conn, mut octets: &[u8], pace: &mut Pace, deadline: &Deadline) -> io::Result<()> {
-    while let Some(step) = pace.step(&mut octets, Instant::now()) {
+/// Sends in steps and takes off `octets` what was sent; it is over when the last octet has left, or nothing is waited for any more: then [`io::ErrorKind::Other`].
+async fn send_slowly(core: &Core, conn: &Conn, octets: &mut &[u8], pace: &mut Pace, deadline: &Deadline) -> io::Result<()> {
+    while let Some(step) = pace.step(octets, Instant::now()) {
         match step {
             Step::Wait(until) => {
                 deadline.set(core.at_most(until));
