@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::{
     cli::{Failure, say},
-    diff::{Difference, QueuedMail, compare, compare_with_queue},
+    diff::{Difference, QueuedMail, compare_with_queue},
     engine::version_of,
     leash::Folder,
     live::{Beside, SourceRun, Viewer, add_end_to_end, run_source},
