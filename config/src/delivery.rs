@@ -42,6 +42,8 @@ pub struct Delivery {
     pub dot_timeout: Duration,
     /// Deadline of the reply to QUIT.
     pub quit_timeout: Duration,
+    /// Deadline of each step of writing a message into maildirs.
+    pub maildir_timeout: Duration,
 }
 
 choice! {
@@ -102,6 +104,7 @@ impl Delivery {
             block_timeout: section.within("block_timeout", default.block_timeout, second..=hour),
             dot_timeout: section.within("dot_timeout", default.dot_timeout, second..=hour),
             quit_timeout: section.within("quit_timeout", default.quit_timeout, second..=hour),
+            maildir_timeout: section.within("maildir_timeout", default.maildir_timeout, second..=hour),
         };
         section.finish();
         delivery
@@ -127,6 +130,7 @@ impl Default for Delivery {
             block_timeout: Duration::from_secs(180),
             dot_timeout: Duration::from_secs(600),
             quit_timeout: Duration::from_secs(10),
+            maildir_timeout: Duration::from_secs(60),
         }
     }
 }

@@ -176,6 +176,7 @@ fn every_key_takes_effect() {
         block_timeout = "18s"
         dot_timeout = "19s"
         quit_timeout = "20s"
+        maildir_timeout = "21s"
         [log]
         format = "json"
         level = "debug"
@@ -220,7 +221,8 @@ fn every_key_takes_effect() {
     assert_eq!(times, [8, 9, 10, 11, 12].map(seconds));
     let replies = [delivery.banner_timeout, delivery.ehlo_timeout, delivery.mail_timeout, delivery.rcpt_timeout, delivery.data_timeout];
     assert_eq!(replies, [13, 14, 15, 16, 17].map(seconds));
-    assert_eq!([delivery.block_timeout, delivery.dot_timeout, delivery.quit_timeout], [18, 19, 20].map(seconds));
+    let others = [delivery.block_timeout, delivery.dot_timeout, delivery.quit_timeout, delivery.maildir_timeout];
+    assert_eq!(others, [18, 19, 20, 21].map(seconds));
 
     let log = &config.log;
     assert_eq!((log.format, log.level, log.mail), (LogFormat::Json, LogLevel::Debug, MailLog::Required));

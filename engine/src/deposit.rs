@@ -8,27 +8,20 @@ use std::{
 
 use memchr::memchr;
 
-use crate::maildir::{Mailbox, abandon, open, settle};
-
-/// What came of one mailbox.
-#[derive(Debug)]
-pub enum Deposited {
-    /// It is in `new`, durable.
-    Written,
-    /// An earlier run did it.
-    Found,
-    /// Not, and why; whether to try again is [`refusal`](crate::maildir::refusal)'s to say.
-    Failed(io::Error),
-}
+use crate::{
+    deposit_progress::DepositProgress,
+    maildir::{Deposited, Mailbox, abandon, open, settle},
+};
 
 enum Place {
     Open { file: File, bytes: u64, mailbox: Mailbox },
-    Ended(Deposited),
+    Ended,
 }
 
-/// A message on its way into its mailboxes.
+/// A message on its way into its mailboxes. When nobody waits for it any more it stops at the next mailbox, and leaves nothing in `tmp`.
 pub struct Deposit {
     places: Vec<Place>,
+    progress: DepositProgress,
     /// CRLF becomes LF.
     has_lines: bool,
     after_cr: bool,
@@ -37,10 +30,13 @@ pub struct Deposit {
 }
 
 impl Deposit {
-    /// Opens a file in each `tmp`, with its head.
-    pub fn begin(mailboxes: Vec<Mailbox>, has_lines: bool) -> Deposit {
+    /// Opens a file in each `tmp`, with its head. What comes of each mailbox is in `progress`, which is of these mailboxes.
+    pub fn begin(mailboxes: Vec<Mailbox>, has_lines: bool, progress: DepositProgress) -> Deposit {
         let mut head = Vec::new();
-        let places = mailboxes.into_iter().map(|mailbox| {
+        let places = (0..).zip(mailboxes).map(|(position, mailbox)| {
+            if !progress.turn_to(position) {
+                return Place::Ended;
+            }
             head.clear();
             if has_lines {
                 without_cr(&mailbox.head, false, &mut head);
@@ -48,12 +44,14 @@ impl Deposit {
                 head.extend_from_slice(&mailbox.head);
             }
             match open(&mailbox, &head) {
-                Ok(Some(file)) => Place::Open { file, bytes: head.len() as u64, mailbox },
-                Ok(None) => Place::Ended(Deposited::Found),
-                Err(error) => Place::Ended(failed(&mailbox, error)),
+                Ok(Some(file)) => return Place::Open { file, bytes: head.len() as u64, mailbox },
+                Ok(None) => progress.ended(position, &mailbox, Deposited::Found),
+                Err(error) => fail(&progress, position, &mailbox, error),
             }
+            Place::Ended
         });
-        Deposit { places: places.collect(), has_lines, after_cr: false, last: b'\n', converted: Vec::new() }
+        let places = places.collect();
+        Deposit { places, progress, has_lines, after_cr: false, last: b'\n', converted: Vec::new() }
     }
 
     /// The next piece of content. A file that cannot be written ends by itself; the others go on.
@@ -73,37 +71,52 @@ impl Deposit {
     }
 
     fn append(&mut self, piece: &[u8]) {
-        for place in &mut self.places {
+        for (position, place) in self.places.iter_mut().enumerate() {
             let Place::Open { file, bytes, mailbox } = place else { continue };
+            if !self.progress.turn_to(position) {
+                return self.discard();
+            }
             match file.write_all(piece) {
                 Ok(()) => *bytes += piece.len() as u64,
-                Err(error) => *place = Place::Ended(failed(mailbox, error)),
+                Err(error) => {
+                    fail(&self.progress, position, mailbox, error);
+                    *place = Place::Ended;
+                }
             }
         }
     }
 
-    /// Syncs and renames; what came of each mailbox, in their order.
-    pub fn finish(mut self) -> Vec<Deposited> {
+    /// Syncs and renames.
+    pub fn finish(mut self) {
         if self.after_cr {
             self.append(b"\r");
         }
         if self.has_lines && self.last != b'\n' {
             self.append(b"\n");
         }
-        let end = |place| match place {
-            Place::Ended(deposited) => deposited,
-            Place::Open { file, bytes, mailbox } => match settle(&file, bytes, &mailbox) {
-                Ok(()) => Deposited::Written,
-                Err(error) => failed(&mailbox, error),
-            },
-        };
-        self.places.into_iter().map(end).collect()
+        for (position, place) in std::mem::take(&mut self.places).into_iter().enumerate() {
+            let Place::Open { file, bytes, mailbox } = place else { continue };
+            match settle(&file, bytes, &mailbox, || self.progress.turn_to(position)) {
+                Ok(true) => self.progress.ended(position, &mailbox, Deposited::Written),
+                Ok(false) => mailbox.remove_draft(),
+                Err(error) => fail(&self.progress, position, &mailbox, error),
+            }
+        }
+    }
+
+    /// Leaves nothing behind.
+    pub fn discard(&mut self) {
+        for place in self.places.drain(..) {
+            if let Place::Open { mailbox, .. } = place {
+                mailbox.remove_draft();
+            }
+        }
     }
 }
 
-fn failed(mailbox: &Mailbox, error: io::Error) -> Deposited {
+fn fail(progress: &DepositProgress, position: usize, mailbox: &Mailbox, error: io::Error) {
     abandon(mailbox, &error);
-    Deposited::Failed(error)
+    progress.ended(position, mailbox, Deposited::Failed(error));
 }
 
 /// Appends `piece` with each CRLF as LF. `after_cr` says that the byte before was a CR that is not appended yet; returns the same for the
@@ -128,10 +141,13 @@ fn without_cr(piece: &[u8], after_cr: bool, out: &mut Vec<u8>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+    use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
 
     use super::*;
-    use crate::maildir::tests::{deliver, mailbox, only_file};
+    use crate::{
+        deposit_progress::LateDeposits,
+        maildir::tests::{deliver, deliver_to_all, mailbox, only_file},
+    };
 
     #[test]
     fn a_message_becomes_one_file_in_new_with_line_feeds_whatever_its_pieces() {
@@ -160,29 +176,77 @@ mod tests {
         assert_eq!(only_file(&to.folder.join("new")).1, b"Return-Path: <a@x.test>\r\n\r\n\n\r\0");
     }
 
+    fn begin(to: &Mailbox, late: &Arc<LateDeposits>) -> (Deposit, DepositProgress) {
+        let progress = DepositProgress::new(std::slice::from_ref(to), late.clone());
+        (Deposit::begin(vec![to.clone()], true, progress.clone()), progress)
+    }
+
     /// Both wrote one file: what the later attempt had emptied the earlier one put into `new` as it was then.
     #[test]
     fn an_attempt_that_goes_on_late_neither_spoils_a_later_one_nor_delivers_beside_it() {
         for late_ends_first in [true, false] {
-            let folder = tempfile::tempdir().unwrap();
+            let (folder, none) = (tempfile::tempdir().unwrap(), Arc::default());
             let to = mailbox(folder.path());
-            let mut late = Deposit::begin(vec![to.clone()], true);
+            // Of a process that is not this one, which nothing tells that it is late.
+            let (mut late, late_progress) = begin(&to, &none);
             late.write(b"one\r\n");
-            let mut again = Deposit::begin(vec![Mailbox { is_repeated: true, attempt: 2, ..to.clone() }], true);
+            let (mut again, progress) = begin(&Mailbox { is_repeated: true, attempt: 2, ..to.clone() }, &none);
             late.write(b"two\r\n");
-            let ends = if late_ends_first {
-                let ended = late.finish();
+            if late_ends_first {
+                late.finish();
                 again.write(b"one\r\ntwo\r\n");
-                [ended, again.finish()]
+                again.finish();
             } else {
                 again.write(b"one\r\ntwo\r\n");
-                let ended = again.finish();
-                [late.finish(), ended]
-            };
-            assert!(matches!([&ends[0][..], &ends[1][..]], [[Deposited::Failed(_)], [Deposited::Written]]), "{ends:?}");
+                again.finish();
+                late.finish();
+            }
+            let ends = [late_progress, progress].map(|progress| progress.give_up().0.remove(0));
+            assert!(matches!(ends, [Some(Deposited::Failed(_)), Some(Deposited::Written)]), "{ends:?}");
             assert_eq!(only_file(&to.folder.join("new")).1, b"Return-Path: <a@x.test>\none\ntwo\n");
             assert_eq!(fs::read_dir(to.folder.join("tmp")).unwrap().count(), 0);
         }
+    }
+
+    #[test]
+    fn a_deposit_that_was_given_up_stops_and_leaves_nothing() {
+        for written in 0..3 {
+            let (folder, late) = (tempfile::tempdir().unwrap(), Arc::default());
+            let to = mailbox(folder.path());
+            let progress = DepositProgress::new(std::slice::from_ref(&to), Arc::clone(&late));
+            let give_up = |at| {
+                if at == written {
+                    let (ends, at) = progress.give_up();
+                    assert!(matches!(ends[..], [None]) && at == 0 && progress.folder() == to.folder);
+                }
+            };
+            give_up(0);
+            let mut deposit = Deposit::begin(vec![to.clone()], true, progress.clone());
+            give_up(1);
+            deposit.write(b"x\r\n");
+            give_up(2);
+            deposit.finish();
+            for place in ["tmp", "new"] {
+                assert_eq!(fs::read_dir(to.folder.join(place)).map_or(0, Iterator::count), 0, "{written}: {place}");
+            }
+            assert!(!late.has(&to.name));
+        }
+    }
+
+    /// The thread was in the rename when its time was over.
+    #[test]
+    fn what_comes_into_a_mailbox_after_the_attempt_was_given_up_is_known_to_the_next() {
+        let (folder, late) = (tempfile::tempdir().unwrap(), Arc::default());
+        let to = mailbox(folder.path());
+        let progress = DepositProgress::new(std::slice::from_ref(&to), Arc::clone(&late));
+        assert!(progress.turn_to(0));
+        progress.give_up();
+        progress.ended(0, &to, Deposited::Failed(io::ErrorKind::TimedOut.into()));
+        assert!(!late.has(&to.name), "tried again");
+        progress.ended(0, &to, Deposited::Written);
+        assert!(late.has(&to.name));
+        late.forget(&to.name);
+        assert!(!late.has(&to.name));
     }
 
     #[test]
@@ -191,9 +255,7 @@ mod tests {
         fs::write(folder.path().join("file"), b"").unwrap();
         let good = mailbox(folder.path());
         let bad = Mailbox { folder: folder.path().join("file/Maildir"), ..good.clone() };
-        let mut deposit = Deposit::begin(vec![bad, good.clone()], true);
-        deposit.write(b"x\r\n");
-        let ends = deposit.finish();
+        let ends = deliver_to_all(&[bad, good.clone()], &[b"x\r\n"], true);
         assert!(matches!(&ends[..], [Deposited::Failed(_), Deposited::Written]), "{ends:?}");
         only_file(&good.folder.join("new"));
     }

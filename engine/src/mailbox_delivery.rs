@@ -1,8 +1,15 @@
 //! Attempts that end in maildirs of this machine: the content goes from the spool to threads that write files.
 
-use std::{path::PathBuf, rc::Rc};
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    path::PathBuf,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use ringpost_queue::{Dispatch, QueueId, UnknownMailbox};
+use ringpost_ring::Deadline;
 use ringpost_smtp::{
     address::Path,
     client::{MESSAGE_UNREADABLE, SuccessReport, Verdict},
@@ -14,10 +21,11 @@ use tracing::{error, warn};
 use crate::{
     attempt::Attempt,
     content::MessageContent,
-    deposit::{Deposit, Deposited},
+    deposit::Deposit,
+    deposit_progress::DepositProgress,
     envelope_times::deliver_by_left,
     file_threads::NotRun,
-    maildir::{Mailbox, Missing, NAME_BYTES_MAX, SIZE_BYTES_MAX, refusal},
+    maildir::{Deposited, Mailbox, Missing, NAME_BYTES_MAX, SIZE_BYTES_MAX, refusal},
     maildir_path::{base_of, maildir_of},
     random::random_u64,
     shard::Shard,
@@ -33,6 +41,10 @@ enum Unmade {
     Gone,
     Unreadable(RecordError),
     NotRun(NotRun),
+    /// So many threads hang in mailboxes of the route that no further one is to.
+    Shut,
+    /// The drain's time is over.
+    Drained,
     /// RFC 2852: it was to be delivered before now.
     TooLate,
 }
@@ -55,14 +67,17 @@ pub(crate) async fn deliver(shard: Rc<Shard>, dispatch: Dispatch, path: PathBuf,
     attempt.storage.recipients.extend(shard.queue.borrow().recipients(&attempt.dispatch).map(|(number, _)| number));
     match write(&shard, &mut attempt, &path.to_string_lossy(), unknown).await {
         Ok(()) => {}
-        Err(Unmade::Gone) => return shard.attempt_abandoned(attempt.dispatch),
+        Err(Unmade::Gone | Unmade::Drained) => return shard.attempt_abandoned(attempt.dispatch),
         Err(Unmade::Unreadable(reason)) => {
             error!(shard = shard.id, %reason, "a message cannot be read; the attempt is deferred");
             attempt.decide_all(Verdict::Deferred, Reply::local(MESSAGE_UNREADABLE));
         }
         Err(Unmade::NotRun(reason)) => {
             warn!(shard = shard.id, %reason, "no maildir is written; the attempt is deferred");
-            attempt.decide_all(Verdict::Deferred, Reply::local("451 4.3.2 too many mailboxes are being written"));
+            attempt.decide_all(Verdict::Deferred, Reply::local(NO_TURN));
+        }
+        Err(Unmade::Shut) => {
+            attempt.decide_all(Verdict::Deferred, Reply::local("451 4.3.0 the file system of these mailboxes does not answer"));
         }
         Err(Unmade::TooLate) => {
             attempt.decide_all(Verdict::Failed, Reply::local("554 5.4.7 the time that the sender gave is over"));
@@ -87,53 +102,86 @@ async fn write(shard: &Rc<Shard>, attempt: &mut Attempt, path: &str, unknown: Un
             return Err(Unmade::TooLate);
         }
     }
+    if shard.file_threads.is_shut(path) {
+        return Err(Unmade::Shut);
+    }
     // An attempt of this run has recorded its outcome or not written; one of an earlier run may have died between the two.
     let is_repeated = id.boot != shard.boot || attempt.dispatch.attempt() > 1;
     let mut mailboxes = Vec::new();
     let mut positions = Vec::new();
-    let mut refused = Vec::new();
+    let mut decided = Vec::new();
+    let mut late = Vec::new();
     {
         let queue = shard.queue.borrow();
         for (position, (number, address)) in (0..).zip(queue.recipients(&attempt.dispatch)) {
             let address = String::from_utf8_lossy(address);
             let to = Path::new(&address);
-            match maildir_of(path, to.local_part(), to.domain().unwrap_or(&shard.hostname)) {
-                Ok(folder) => {
-                    positions.push(position);
-                    mailboxes.push(Mailbox {
-                        folder,
-                        name: file_name(id, number, accepted_at, &shard.hostname),
-                        attempt: random_u64(),
-                        head: head(&sender, address.as_bytes()),
-                        is_repeated,
-                        missing: match unknown {
-                            UnknownMailbox::Create => Missing::Make,
-                            UnknownMailbox::Defer => Missing::Wait,
-                            UnknownMailbox::Refuse => Missing::Refuse { base: base_of(path) },
-                        },
-                    });
+            let folder = match maildir_of(path, to.local_part(), to.domain().unwrap_or(&shard.hostname)) {
+                Ok(folder) => folder,
+                Err(reason) => {
+                    decided.push((position, Verdict::Failed, Reply::local(&reason.to_string())));
+                    continue;
                 }
-                Err(reason) => refused.push((position, reason)),
+            };
+            let name = file_name(id, number, accepted_at, &shard.hostname);
+            if is_repeated && shard.late_deposits.has(&name) {
+                decided.push((position, Verdict::Delivered, Reply::local(FOUND)));
+                late.push(name);
+            } else if shard.file_threads.hangs_at(&folder) {
+                decided.push((position, Verdict::Deferred, Reply::local(HANGS)));
+            } else {
+                positions.push(position);
+                mailboxes.push(Mailbox {
+                    folder,
+                    name,
+                    attempt: random_u64(),
+                    head: head(&sender, address.as_bytes()),
+                    is_repeated,
+                    missing: match unknown {
+                        UnknownMailbox::Create => Missing::Make,
+                        UnknownMailbox::Defer => Missing::Wait,
+                        UnknownMailbox::Refuse => Missing::Refuse { base: base_of(path) },
+                    },
+                });
             }
         }
     }
-    let ends = if mailboxes.is_empty() { Vec::new() } else { deposit(shard, &attempt.dispatch, id, mailboxes, has_lines).await? };
+    let ends = if mailboxes.is_empty() { Vec::new() } else { deposit(shard, &attempt.dispatch, id, path, mailboxes, has_lines).await? };
     // Nobody is decided before everybody is: an error above is everybody's.
-    for (position, reason) in refused {
-        attempt.decide(position, Verdict::Failed, Reply::local(&reason.to_string()), SuccessReport::Delivered);
+    for (position, verdict, reply) in decided {
+        attempt.decide(position, verdict, reply, SuccessReport::Delivered);
+    }
+    for name in late {
+        shard.late_deposits.forget(&name);
     }
     for (position, end) in positions.into_iter().zip(ends) {
         let (verdict, reply) = match end {
-            Deposited::Written => (Verdict::Delivered, Reply::local("250 2.0.0 written into the maildir")),
-            Deposited::Found => (Verdict::Delivered, Reply::local("250 2.0.0 in the maildir already")),
-            Deposited::Failed(error) => {
+            End::Came(Deposited::Written) => (Verdict::Delivered, Reply::local("250 2.0.0 written into the maildir")),
+            End::Came(Deposited::Found) => (Verdict::Delivered, Reply::local(FOUND)),
+            End::Came(Deposited::Failed(error)) => {
                 let line = refusal(&error);
                 (if line.starts_with('5') { Verdict::Failed } else { Verdict::Deferred }, Reply::local(&line))
             }
+            End::Unsaid(verdict, line) => (verdict, Reply::local(line)),
         };
         attempt.decide(position, verdict, reply, SuccessReport::Delivered);
     }
     Ok(())
+}
+
+/// What the log and the queue say of a mailbox that was found to have the message.
+const FOUND: &str = "250 2.0.0 in the maildir already";
+/// Of one in which a thread hangs, since this attempt or an earlier one.
+const HANGS: &str = "451 4.3.0 writing the mailbox: its file system does not answer";
+/// Of one whose turn comes after that.
+const BEHIND: &str = "451 4.3.0 the file system of another mailbox of this message does not answer";
+const NO_TURN: &str = "451 4.3.2 too many mailboxes are being written";
+
+/// What came of one mailbox.
+enum End {
+    Came(Deposited),
+    /// Nothing by the end of the time.
+    Unsaid(Verdict, &'static str),
 }
 
 /// Hands the content to the threads, piece by piece; what came of each mailbox, in their order.
@@ -141,33 +189,125 @@ async fn deposit(
     shard: &Rc<Shard>,
     dispatch: &Dispatch,
     id: QueueId,
+    lane: &str,
     mailboxes: Vec<Mailbox>,
     has_lines: bool,
-) -> Result<Vec<Deposited>, Unmade> {
+) -> Result<Vec<End>, Unmade> {
     let content = MessageContent::open(shard, dispatch, id).await?;
-    let (threads, ring) = (&shard.file_threads, &shard.ring);
     let first = content.piece(0).await?;
     let last = content.pieces() - 1;
+    let progress = DepositProgress::new(&mailboxes, shard.late_deposits.clone());
+    let patience = Patience::new(shard, lane, &progress);
+    let theirs = progress.clone();
     let begin = move || {
-        let mut deposit = Deposit::begin(mailboxes, has_lines);
+        let mut deposit = Deposit::begin(mailboxes, has_lines, theirs);
         deposit.write(&first);
         deposit
     };
-    if last == 0 {
+    let mut is_ending = last == 0;
+    let result = if is_ending {
         // The usual message is one piece: one step.
-        return Ok(threads.run(ring, move || begin().finish()).await?);
+        patience.step(false, move || begin().finish()).await
+    } else {
+        match patience.step(false, begin).await {
+            Ok(mut deposit) => 'pieces: {
+                for index in 1..=last {
+                    let piece = match content.piece(index).await {
+                        Ok(piece) => piece,
+                        Err(error) => {
+                            progress.give_up();
+                            shard.file_threads.leave(lane, move || deposit.discard());
+                            return Err(error.into());
+                        }
+                    };
+                    let write = move || {
+                        deposit.write(&piece);
+                        deposit
+                    };
+                    deposit = match patience.step(true, write).await {
+                        Ok(deposit) => deposit,
+                        Err(error) => break 'pieces Err(error),
+                    };
+                }
+                is_ending = true;
+                patience.step(true, move || deposit.finish()).await
+            }
+            Err(error) => Err(error),
+        }
+    };
+    let is_drained = patience.is_cut_short();
+    let (ends, at) = progress.give_up();
+    let hangs = matches!(result, Err(NotRun::Stuck));
+    match result {
+        _ if ends.iter().any(Option::is_some) => {}
+        Err(_) if is_drained => return Err(Unmade::Drained),
+        Err(reason) if !hangs => return Err(reason.into()),
+        _ => {}
     }
-    let mut deposit = threads.run(ring, begin).await?;
-    for index in 1..=last {
-        let piece = content.piece(index).await?;
-        deposit = threads
-            .run(ring, move || {
-                deposit.write(&piece);
-                deposit
-            })
-            .await?;
+    if hangs && !is_drained {
+        shard.metrics.maildirs_unanswered.increment();
+        warn!(
+            shard = shard.id,
+            folder = %progress.folder().display(),
+            timeout_s = shard.config().delivery.maildir_timeout.as_secs(),
+            "a maildir does not answer; its mail is deferred until it does"
+        );
     }
-    Ok(threads.run(ring, move || deposit.finish()).await?)
+    let unsaid = |position: usize| match (is_drained, hangs) {
+        (true, _) => End::Unsaid(Verdict::Untried, HANGS),
+        // The rename may be under way.
+        (false, true) if position == at => End::Unsaid(if is_ending { Verdict::Unknown } else { Verdict::Deferred }, HANGS),
+        (false, true) => End::Unsaid(Verdict::Deferred, BEHIND),
+        (false, false) => End::Unsaid(Verdict::Deferred, NO_TURN),
+    };
+    Ok(ends.into_iter().enumerate().map(|(position, end)| end.map_or_else(|| unsaid(position), End::Came)).collect())
+}
+
+/// How long a shard waits for the threads: for each step the time that is set, and never longer than a drain.
+struct Patience<'s> {
+    shard: &'s Shard,
+    lane: &'s str,
+    progress: &'s DepositProgress,
+    deadline: Deadline,
+    due: Cell<Instant>,
+    life: Cell<Option<usize>>,
+}
+
+impl<'s> Patience<'s> {
+    fn new(shard: &'s Shard, lane: &'s str, progress: &'s DepositProgress) -> Self {
+        let (deadline, due) = (shard.ring.deadline(), Cell::new(shard.ring.now()));
+        Patience { shard, lane, progress, deadline, due, life: Cell::new(None) }
+    }
+
+    async fn step<R: Send + 'static>(&self, goes_on: bool, work: impl FnOnce() -> R + Send + 'static) -> Result<R, NotRun> {
+        let timeout: Duration = self.shard.config().delivery.maildir_timeout;
+        self.due.set(self.shard.ring.now() + timeout);
+        self.deadline.set(self.shard.before_drain_ends(self.due.get()));
+        let over = poll_fn(|cx| {
+            if self.life.get().is_none() {
+                self.life.set(Some(self.shard.remember_waiter(cx.waker().clone())));
+            }
+            if self.shard.is_ending() {
+                self.deadline.set(self.shard.before_drain_ends(self.due.get()));
+            }
+            self.deadline.poll_expired(cx)
+        });
+        let Shard { file_threads, ring, .. } = self.shard;
+        file_threads.run(ring, self.lane, goes_on, work, over, || self.progress.folder()).await
+    }
+
+    /// Was it the drain's time that was over, and not that of the last step?
+    fn is_cut_short(&self) -> bool {
+        self.shard.is_ending() && self.shard.ring.now() < self.due.get()
+    }
+}
+
+impl Drop for Patience<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.life.get() {
+            self.shard.forget_waiter(key);
+        }
+    }
 }
 
 /// The same for every attempt, and no other recipient's.
@@ -195,6 +335,7 @@ fn head(sender: &[u8], recipient: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::maildir::tests::deliver;
 
     const ID: QueueId = QueueId { boot: u32::MAX, shard: 1023, sequence: u64::MAX >> 24 };
 
@@ -215,9 +356,7 @@ mod tests {
                 missing: Missing::Make,
             };
             assert!(name(hostname).len() + SIZE_BYTES_MAX <= NAME_BYTES_MAX);
-            let mut deposit = Deposit::begin(vec![mailbox], true);
-            deposit.write(b"x\r\n");
-            assert!(matches!(deposit.finish()[..], [Deposited::Written]), "no other host's is taken for it: {hostname}");
+            assert!(matches!(deliver(&mailbox, &[b"x\r\n"], true), Deposited::Written), "no other host's is taken for it: {hostname}");
         }
         assert!(name("mx1.example.org").ends_with(".mx1.example.org") && name("a/b:c").ends_with(".a\\057b\\072c"));
         assert_eq!(name(&long("ab")), name(&long("ab")));

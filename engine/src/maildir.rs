@@ -54,6 +54,11 @@ impl Mailbox {
         self.folder.join("tmp").join(format!("{},T={:016x}", self.name, self.attempt))
     }
 
+    /// Nothing stays in `tmp`: best effort. What is left is removed by the next attempt, or swept by a reader after 36 hours.
+    pub(crate) fn remove_draft(&self) {
+        let _ = fs::remove_file(self.draft());
+    }
+
     /// Is a file of this name the message, as an attempt wrote it? Readers append what they want to know behind the name.
     fn is_named(&self, file: &OsStr) -> bool {
         let rest = file.to_str().and_then(|file| file.strip_prefix(&self.name));
@@ -95,6 +100,17 @@ struct FileNameTooLong(usize);
 
 /// No mailbox is made while less than this part of a file system's inodes is free. One takes four.
 const INODES_KEPT: u64 = 100;
+
+/// What came of one mailbox.
+#[derive(Debug)]
+pub enum Deposited {
+    /// It is in `new`, durable.
+    Written,
+    /// An earlier run did it.
+    Found,
+    /// Not, and why; whether to try again is [`refusal`]'s to say.
+    Failed(io::Error),
+}
 
 /// A file in `tmp` that begins with `head`, or none if an earlier attempt did it all.
 pub(crate) fn open(mailbox: &Mailbox, head: &[u8]) -> io::Result<Option<File>> {
@@ -198,9 +214,15 @@ fn named(mailbox: &Mailbox, folder: &str) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Syncs the file and renames it; `bytes` are its length.
-pub(crate) fn settle(file: &File, bytes: u64, mailbox: &Mailbox) -> io::Result<()> {
+/// Syncs the file and renames it; `bytes` are its length. Before each it asks whether to go on; false: it was not to.
+pub(crate) fn settle(file: &File, bytes: u64, mailbox: &Mailbox, goes_on: impl Fn() -> bool) -> io::Result<bool> {
+    if !goes_on() {
+        return Ok(false);
+    }
     file.sync_all()?;
+    if !goes_on() {
+        return Ok(false);
+    }
     let new = mailbox.folder.join("new");
     let (from, to) = (mailbox.draft(), new.join(format!("{},S={bytes}", mailbox.name)));
     match fs::rename(&from, &to) {
@@ -210,13 +232,12 @@ pub(crate) fn settle(file: &File, bytes: u64, mailbox: &Mailbox) -> io::Result<(
         }
         renamed => renamed.map_err(|error| of_file_name(error, &to))?,
     }
-    sync_folder(&new)
+    sync_folder(&new).map(|()| true)
 }
 
 /// Nothing stays in `tmp`. A sync that failed is not tried again: the next attempt writes a file of its own.
 pub(crate) fn abandon(mailbox: &Mailbox, error: &io::Error) {
-    // Best effort: what is left is removed by the next attempt, or swept by a reader after 36 hours.
-    let _ = fs::remove_file(mailbox.draft());
+    mailbox.remove_draft();
     warn!(folder = %mailbox.folder.display(), %error, "a maildir cannot be written");
 }
 
@@ -245,8 +266,10 @@ pub fn refusal(error: &io::Error) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::deposit::{Deposit, Deposited};
+    use crate::{deposit::Deposit, deposit_progress::DepositProgress};
 
     pub(crate) fn mailbox(folder: &Path) -> Mailbox {
         Mailbox {
@@ -310,9 +333,15 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn deliver(mailbox: &Mailbox, pieces: &[&[u8]], has_lines: bool) -> Deposited {
-        let mut deposit = Deposit::begin(vec![mailbox.clone()], has_lines);
+        deliver_to_all(std::slice::from_ref(mailbox), pieces, has_lines).remove(0)
+    }
+
+    pub(crate) fn deliver_to_all(mailboxes: &[Mailbox], pieces: &[&[u8]], has_lines: bool) -> Vec<Deposited> {
+        let progress = DepositProgress::new(mailboxes, Arc::default());
+        let mut deposit = Deposit::begin(mailboxes.to_vec(), has_lines, progress.clone());
         pieces.iter().for_each(|piece| deposit.write(piece));
-        deposit.finish().remove(0)
+        deposit.finish();
+        progress.give_up().0.into_iter().map(|end| end.expect("it has finished")).collect()
     }
 
     pub(crate) fn only_file(folder: &Path) -> (String, Vec<u8>) {
@@ -345,7 +374,8 @@ pub(crate) mod tests {
     fn what_an_earlier_attempt_left_in_tmp_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let to = mailbox(folder.path());
-        let mut half = Deposit::begin(vec![to.clone()], true);
+        let progress = DepositProgress::new(std::slice::from_ref(&to), Arc::default());
+        let mut half = Deposit::begin(vec![to.clone()], true, progress);
         half.write(b"much more than what comes later\r\n");
         drop(half);
         // Of an earlier version, and of nobody.
@@ -398,9 +428,7 @@ pub(crate) mod tests {
             let link = folder.path().join(link);
             fs::create_dir_all(link.parent().unwrap()).unwrap();
             std::os::unix::fs::symlink(folder.path().join("not-mounted/store"), &link).unwrap();
-            let mut deposit = Deposit::begin(vec![bad.clone(), good.clone()], true);
-            deposit.write(b"x\r\n");
-            let ends = deposit.finish();
+            let ends = deliver_to_all(&[bad.clone(), good.clone()], &[b"x\r\n"], true);
             only_file(&good.folder.join("new"));
             if link.ends_with("cur") {
                 // Nothing is ever put there.

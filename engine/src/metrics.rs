@@ -81,6 +81,8 @@ metrics! {
     deferred,
     /// Recipients whose content was sent whole and not answered: deferred, so that they may get it twice.
     deliveries_unknown,
+    /// Maildirs that did not answer within `delivery.maildir_timeout`: a thread hangs in each until it does.
+    maildirs_unanswered,
     /// Recipients refused for good or expired.
     failed,
     /// Messages that nothing would have moved again, and destinations whose mail nobody would have looked at, found and made to go on: a bug
