@@ -385,7 +385,8 @@ impl ContentScanner {
     }
 
     fn hop(&mut self, rules: &ContentRules) {
-        self.hops += 1;
+        // Content that is refused is read on, for as long as it comes.
+        self.hops = self.hops.saturating_add(1);
         if self.hops >= rules.hops_max {
             self.refuse(Defect::Loop);
         }
@@ -411,7 +412,7 @@ impl ContentScanner {
         match self.section {
             Section::Body => {}
             Section::FieldValue => {
-                self.header_lines += 1;
+                self.header_lines = self.header_lines.saturating_add(1);
                 self.header_bytes += 2;
                 self.section = Section::FieldStart;
                 if self.header_lines > rules.header_lines_max || self.header_bytes > rules.header_bytes_max {
@@ -490,5 +491,29 @@ impl<'a> Run<'a> {
     fn skip(&mut self, count: usize) {
         self.at += count;
         self.from = self.at;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nowhere;
+
+    impl ContentSink for Nowhere {
+        fn put(&mut self, _: &[u8]) -> Result<(), SinkError> {
+            Ok(())
+        }
+    }
+
+    /// Content that is refused is read on, and its lines and hops were counted on: four thousand million short ones ended the process.
+    #[test]
+    fn counts_of_refused_content_stay_at_their_end() {
+        let rules = ContentRules::default();
+        let mut scanner = ContentScanner::new(Framing::Dots);
+        (scanner.header_lines, scanner.hops) = (u32::MAX - 1, u32::MAX - 1);
+        let lines = b"Received:\r\n".repeat(4);
+        assert_eq!(scanner.scan(&rules, &mut Unread::new(&lines), &mut Nowhere), Scanned::More);
+        assert_eq!((scanner.header_lines, scanner.hops, scanner.defect()), (u32::MAX, u32::MAX, Some(Defect::Loop)));
     }
 }
