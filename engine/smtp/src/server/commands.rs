@@ -68,9 +68,10 @@ impl Session {
 
     /// False when the limit is reached and the session has ended.
     pub(super) fn count_junk(&mut self, replies: &mut Replies<'_>) -> bool {
-        self.junk_commands += 1;
-        let within = self.junk_commands <= self.settings.options().junk_commands_max;
-        if !within {
+        let within = self.junk_commands < self.settings.options().junk_commands_max;
+        if within {
+            self.junk_commands += 1;
+        } else {
             self.leave("421 4.7.0 ", " Too many commands without a message", replies);
         }
         within

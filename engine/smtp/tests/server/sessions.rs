@@ -195,6 +195,18 @@ fn chunks_share_one_deadline_and_octets_of_a_command_do_not_renew_theirs() {
     assert_eq!(driver.session.timeout().kind, TimeoutKind::Idle);
 }
 
+/// The highest limit that can be set was one that the count of commands could not get beyond: the process ended.
+#[test]
+fn the_highest_limit_of_commands_that_do_nothing_is_one() {
+    let mut driver = Driver::new(ServerOptions { junk_commands_max: u16::MAX, ..ServerOptions::default() });
+    driver.banner(b"");
+    driver.events.clear();
+    driver.receive(&b"RSET\r\n".repeat(usize::from(u16::MAX) + 2));
+    assert!(driver.is_closed());
+    assert_eq!(driver.events[driver.events.len() - 2], Event::Reply("421 4.7.0 localhost Too many commands without a message".into()));
+    assert_eq!(driver.events.len(), usize::from(u16::MAX) + 2);
+}
+
 #[test]
 fn a_line_of_a_megabyte_is_one_error_and_leaves_nothing() {
     let mut driver = greeted();
