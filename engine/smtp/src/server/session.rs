@@ -22,6 +22,12 @@ pub const REPLIES_BYTES_MAX: usize = 8 * 1024;
 /// may be many: ten transactions of a thousand.
 const REFUSALS_MAX: u16 = 10_000;
 
+/// Content that is refused is read to its end, so that the client reads why, but no further than so many times `content_bytes_max` and
+/// [`REFUSED_BYTES_MORE`]: then it is refused at once, and the session ends. A client that does not know of SIZE stays below that as a rule.
+const REFUSED_CONTENTS_MAX: u64 = 4;
+/// Octets, see [`REFUSED_CONTENTS_MAX`].
+const REFUSED_BYTES_MORE: u64 = 1 << 20;
+
 /// What the session waits for.
 #[derive(Debug)]
 pub(super) enum State {
@@ -286,9 +292,15 @@ impl Session {
             (state, _) => panic!("no content is expected: {state:?}"),
         }
         self.data_bytes += (input.consumed() - before) as u64;
-        let refused = matches!(&self.transaction, Transaction::Content(scanner) if scanner.defect().is_some());
-        if refused && mem::take(&mut self.content_open) {
-            return ContentStep::Refused;
+        // Without a scanner the octets of a chunk are only taken off the stream.
+        let refused = !matches!(&self.transaction, Transaction::Content(scanner) if scanner.defect().is_none());
+        if refused {
+            if self.refused_too_long() {
+                self.state = State::ContentEnded { last: true };
+            }
+            if mem::take(&mut self.content_open) {
+                return ContentStep::Refused;
+            }
         }
         if matches!(self.state, State::ContentEnded { .. }) { ContentStep::End } else { ContentStep::More }
     }
@@ -468,6 +480,12 @@ impl Session {
             replies.line(line);
         }
     }
+    /// Whether so much was read of content, or of one chunk to nobody, that will be refused that the session ends with the refusal.
+    pub(super) fn refused_too_long(&self) -> bool {
+        let content_bytes_max = self.settings.options().content.content_bytes_max;
+        self.data_bytes > content_bytes_max.saturating_mul(REFUSED_CONTENTS_MAX).saturating_add(REFUSED_BYTES_MORE)
+    }
+
 
     /// A message has ended, well or badly: nothing of it stays.
     pub(super) fn message_ended(&mut self) {

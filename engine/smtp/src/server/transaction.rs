@@ -176,7 +176,7 @@ impl Session {
                 }
             },
         };
-        if ends_session {
+        if ends_session || self.refused_too_long() {
             self.close(refusal, replies);
             return None;
         }

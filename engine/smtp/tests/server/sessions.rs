@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringpost_smtp::content::{ContentSink, SinkError};
+use ringpost_smtp::content::{ContentRules, ContentSink, SinkError};
 use ringpost_smtp::extension::Extensions;
 use ringpost_smtp::line::Unread;
 use ringpost_smtp::server::{
@@ -193,6 +193,35 @@ fn chunks_share_one_deadline_and_octets_of_a_command_do_not_renew_theirs() {
     assert_eq!(driver.session.timeout(), command, "an octet now and then buys no time");
     driver.receive(b"P\r\n");
     assert_eq!(driver.session.timeout().kind, TimeoutKind::Idle);
+}
+
+/// Refused content was read for as long as its sender liked.
+#[test]
+fn refused_content_that_does_not_end_ends_the_session() {
+    let limit = ServerOptions::default().content.content_bytes_max;
+    let options =
+        || ServerOptions { content: ContentRules { content_bytes_max: 1 << 10, ..ContentRules::default() }, ..ServerOptions::default() };
+    let lines = b"an ordinary line of text\r\n".repeat(1000);
+    for (begin, refusal) in [
+        ("MAIL FROM:<a@x.test>\r\nRCPT TO:<b@y.test>\r\nDATA\r\n", "552 5.3.4 Message too large"),
+        ("MAIL FROM:<a@x.test>\r\nRCPT TO:<b@y.test>\r\nBDAT 18446744073709551615\r\n", "552 5.3.4 Message too large"),
+        ("BDAT 18446744073709551615\r\n", "503 5.5.1 MAIL first"),
+    ] {
+        let mut driver = Driver::new(options());
+        driver.banner(b"");
+        driver.receive(b"EHLO client.test\r\n");
+        driver.receive(begin.as_bytes());
+        driver.events.clear();
+        let mut sent = 0;
+        while !driver.is_closed() {
+            assert!(sent < limit, "{begin:?}: {sent} octets are read");
+            driver.receive(&lines);
+            sent += lines.len() as u64;
+        }
+        assert_eq!(driver.events, [Event::Reply(refusal.into()), Event::Close], "{begin:?}");
+        // Who does not know of SIZE may send a good deal too much before it reads why.
+        assert!(sent > 4 << 10, "{sent}");
+    }
 }
 
 /// The highest limit that can be set was one that the count of commands could not get beyond: the process ended.
