@@ -71,7 +71,7 @@ impl<'a> Command<'a> {
         }
         // One pass without a branch, for the many lines that have none.
         if line.iter().fold(false, |odd, &byte| odd | ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f)) {
-            return Err(CommandError::Malformed);
+            return Err(if Self::is_chunk(line) { CommandError::ChunkSize } else { CommandError::Malformed });
         }
         let end = line.iter().position(|&byte| is_space(byte)).unwrap_or(line.len());
         let (verb, argument) = (&line[..end], trim(&line[end..]));
@@ -100,6 +100,11 @@ impl<'a> Command<'a> {
             b"GET" | b"POST" | b"PUT" | b"HEAD" | b"CONNECT" | b"OPTIONS" | b"DELETE" | b"PATCH" | b"TRACE" => Err(CommandError::Foreign),
             _ => Err(CommandError::Unknown),
         }
+    }
+
+    /// Whether a line that cannot be read begins as BDAT does: octets that are no commands may follow it.
+    pub fn is_chunk(line: &[u8]) -> bool {
+        line.get(..4).is_some_and(|verb| verb.eq_ignore_ascii_case(b"BDAT"))
     }
 
     /// Whether the command must be the last of a pipelined group: input behind it is an error of the client, or
@@ -221,6 +226,8 @@ mod tests {
             ("", CommandError::Malformed),
             ("NOOP \0", CommandError::Malformed),
             ("NO\rOP", CommandError::Malformed),
+            ("BDAT 60\0 LAST", CommandError::ChunkSize),
+            ("bdat\0 60", CommandError::ChunkSize),
             ("XYZZY", CommandError::Unknown),
             ("VERYLONGVERB", CommandError::Unknown),
             ("EHLO", CommandError::Argument),

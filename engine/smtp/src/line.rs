@@ -65,7 +65,10 @@ pub enum Line<'a> {
     /// A whole line without its CRLF.
     Complete(&'a [u8]),
     /// A line of more octets than allowed ended here; it was thrown away.
-    TooLong,
+    TooLong {
+        /// Its first four octets.
+        verb: [u8; 4],
+    },
     /// An LF without a CR before it. RFC 5321 2.3.8: it ends no line, and what was meant is anybody's guess.
     BareLf,
     /// The bytes ran out before the line did. They are kept.
@@ -76,8 +79,8 @@ pub enum Line<'a> {
 #[derive(Debug, Default)]
 pub struct LineReader {
     carry: Vec<u8>,
-    /// Octets of the present line that were seen but not kept, because it is too long.
-    discarding: bool,
+    /// The first octets of the present line, which is too long and not kept.
+    discarding: Option<[u8; 4]>,
     /// Whether the last discarded octet was CR.
     discarded_cr: bool,
     /// The carry was handed out as a line and is to be emptied before the next.
@@ -87,7 +90,7 @@ pub struct LineReader {
 impl LineReader {
     /// Whether a line has begun and not ended: the deadline for a whole command runs.
     pub fn is_partial(&self) -> bool {
-        self.discarding || (!self.carry.is_empty() && !self.handed_out)
+        self.discarding.is_some() || (!self.carry.is_empty() && !self.handed_out)
     }
 
     /// The first octet of the line at hand, if any arrived, without taking it.
@@ -116,22 +119,23 @@ impl LineReader {
         };
         input.advance(at + 1);
         let piece = &bytes[..at];
-        if self.discarding {
+        if let Some(verb) = self.discarding {
             let ended = piece.last().map_or(self.discarded_cr, |&last| last == b'\r');
             self.forget();
-            return if ended { Line::TooLong } else { Line::BareLf };
+            return if ended { Line::TooLong { verb } } else { Line::BareLf };
         }
         if self.carry.is_empty() {
             return match piece.strip_suffix(b"\r") {
                 None => Line::BareLf,
-                Some(line) if line.len() + 2 > bytes_max => Line::TooLong,
+                Some(line) if line.len() + 2 > bytes_max => Line::TooLong { verb: first_four(&[], line) },
                 Some(line) => Line::Complete(line),
             };
         }
         if self.carry.len() + at + 1 > bytes_max {
             let ended = piece.last().or(self.carry.last()) == Some(&b'\r');
+            let verb = first_four(&self.carry, piece);
             self.forget();
-            return if ended { Line::TooLong } else { Line::BareLf };
+            return if ended { Line::TooLong { verb } } else { Line::BareLf };
         }
         self.carry.extend_from_slice(piece);
         self.handed_out = true;
@@ -147,7 +151,7 @@ impl LineReader {
         if self.carry.capacity() > CARRY_BYTES_KEPT {
             self.carry = Vec::new();
         }
-        self.discarding = false;
+        self.discarding = None;
         self.discarded_cr = false;
         self.handed_out = false;
     }
@@ -160,9 +164,10 @@ impl LineReader {
     /// Keeps the beginning of a line, or notes that it grew too long.
     fn keep(&mut self, bytes: &[u8], bytes_max: usize) {
         let Some(&last) = bytes.last() else { return };
-        if self.discarding || self.carry.len() + bytes.len() >= bytes_max {
+        if self.discarding.is_some() || self.carry.len() + bytes.len() >= bytes_max {
+            let verb = self.discarding.unwrap_or_else(|| first_four(&self.carry, bytes));
             self.forget();
-            self.discarding = true;
+            self.discarding = Some(verb);
             self.discarded_cr = last == b'\r';
             return;
         }
@@ -171,6 +176,12 @@ impl LineReader {
         }
         self.carry.extend_from_slice(bytes);
     }
+}
+
+/// The first octets of a line that stands in two pieces and has more than four.
+fn first_four(carry: &[u8], piece: &[u8]) -> [u8; 4] {
+    let mut octets = carry.iter().chain(piece).copied();
+    std::array::from_fn(|_| octets.next().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -189,7 +200,7 @@ mod tests {
                 let mut cursor = input.clone();
                 match reader.next(&mut cursor, LINE_BYTES_MAX) {
                     Line::Complete(line) => seen.push(String::from_utf8_lossy(line).into_owned()),
-                    Line::TooLong => seen.push("<too long>".into()),
+                    Line::TooLong { verb } => seen.push(format!("<too long: {}>", verb.escape_ascii())),
                     Line::BareLf => seen.push("<bare LF>".into()),
                     Line::Incomplete => {}
                 }
@@ -206,7 +217,7 @@ mod tests {
         let long = "x".repeat(LINE_BYTES_MAX - 2);
         let stream = format!("NOOP\r\n\r\nbare\nMAIL\r\n{long}\r\n{long}y\r\n{long}\n\rQUIT\r\n\n");
         let whole = lines(stream.as_bytes(), usize::MAX);
-        assert_eq!(whole, ["NOOP", "", "<bare LF>", "MAIL", &long, "<too long>", "<bare LF>", "\rQUIT", "<bare LF>"]);
+        assert_eq!(whole, ["NOOP", "", "<bare LF>", "MAIL", &long, "<too long: xxxx>", "<bare LF>", "\rQUIT", "<bare LF>"]);
         for piece in (1..80).chain([2046, 2047, 2048, 2049, 2050]) {
             assert_eq!(lines(stream.as_bytes(), piece), whole, "cut every {piece} octets");
         }
@@ -220,7 +231,7 @@ mod tests {
             assert_eq!(reader.next(&mut Unread::new(&filler), LINE_BYTES_MAX), Line::Incomplete);
             assert!(reader.heap_bytes() <= LINE_BYTES_MAX);
         }
-        assert_eq!(reader.next(&mut Unread::new(b"\r\n"), LINE_BYTES_MAX), Line::TooLong);
+        assert_eq!(reader.next(&mut Unread::new(b"\r\n"), LINE_BYTES_MAX), Line::TooLong { verb: *b"aaaa" });
         assert_eq!(reader.next(&mut Unread::new(b"NOOP\r\n"), LINE_BYTES_MAX), Line::Complete(b"NOOP"));
         assert_eq!(reader.heap_bytes(), 0);
     }

@@ -9,7 +9,7 @@ use super::action::{Action, CommitFailure, ContentStep, Timeout, TimeoutKind, Ve
 use super::replies::{Line, Replies, lines};
 use super::settings::ServerSettings;
 use crate::address::Path;
-use crate::command::is_foreign_start;
+use crate::command::{Command, is_foreign_start};
 use crate::content::{ContentScanner, ContentSink, Defect, Scanned};
 use crate::envelope::{Envelope, EnvelopeView, Protocol};
 use crate::line::{Line as CommandLine, LineReader, Unread};
@@ -213,7 +213,12 @@ impl Session {
                         self.close(lines::BARE_LF, replies);
                         None
                     }
-                    CommandLine::TooLong | CommandLine::Incomplete => {
+                    // The octets of the chunk would be taken for commands.
+                    CommandLine::TooLong { verb } if Command::is_chunk(&verb) => {
+                        self.close(lines::BAD_CHUNK_SIZE, replies);
+                        None
+                    }
+                    CommandLine::TooLong { .. } | CommandLine::Incomplete => {
                         self.bad(lines::LINE_TOO_LONG, replies);
                         None
                     }
