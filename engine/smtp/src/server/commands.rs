@@ -24,7 +24,7 @@ impl Session {
             Ok(Command::Ehlo(name)) => self.greeted(Protocol::Esmtp, name, replies),
             Ok(Command::Helo(name)) => self.greeted(Protocol::Smtp, name, replies),
             Ok(Command::Rset) => {
-                self.clear();
+                self.give_up();
                 self.junk(lines::RSET_OK, replies);
             }
             Ok(Command::Noop) => self.junk(lines::NOOP_OK, replies),
@@ -45,7 +45,7 @@ impl Session {
 
     /// RFC 5321 4.1.1.1 and 4.1.4: in mid-session it also clears the transaction.
     fn greeted(&mut self, protocol: Protocol, name: &[u8], replies: &mut Replies<'_>) {
-        self.clear();
+        self.give_up();
         if !self.count_junk(replies) {
             return;
         }

@@ -480,6 +480,18 @@ impl Session {
     pub(super) fn refuse(&mut self, line: Line, replies: &mut Replies<'_>) {
         self.refusals += 1;
         if self.refusals > REFUSALS_MAX {
+    /// RSET, EHLO and HELO: without a transaction the time between its chunks is over.
+    pub(super) fn give_up(&mut self) {
+        self.clear();
+        self.begin_phase();
+    }
+
+    /// Whether so much was read of content, or of one chunk to nobody, that will be refused that the session ends with the refusal.
+    pub(super) fn refused_too_long(&self) -> bool {
+        let content_bytes_max = self.settings.options().content.content_bytes_max;
+        self.data_bytes > content_bytes_max.saturating_mul(REFUSED_CONTENTS_MAX).saturating_add(REFUSED_BYTES_MORE)
+    }
+
             self.leave("421 4.7.0 ", " Too many errors", replies);
         } else {
             replies.line(line);

@@ -195,6 +195,20 @@ fn chunks_share_one_deadline_and_octets_of_a_command_do_not_renew_theirs() {
     assert_eq!(driver.session.timeout().kind, TimeoutKind::Idle);
 }
 
+/// Time ran on from the first chunk: who said RSET or EHLO behind it and paused was cut off before the idle timeout.
+#[test]
+fn time_counts_anew_when_a_transaction_of_chunks_is_given_up() {
+    for command in ["RSET\r\n", "EHLO client.test\r\n", "HELO client.test\r\n"] {
+        let mut driver = greeted();
+        driver.receive(b"MAIL FROM:<a@x.test>\r\nRCPT TO:<b@y.test>\r\nBDAT 5\r\nxxxxx");
+        let begun = driver.session.timeout();
+        driver.receive(command.as_bytes());
+        let idle = driver.session.timeout();
+        assert_eq!((idle.kind, idle.after), (TimeoutKind::Idle, Duration::from_secs(300)));
+        assert_ne!(idle.phase, begun.phase, "{command}");
+    }
+}
+
 /// Refused content was read for as long as its sender liked.
 #[test]
 fn refused_content_that_does_not_end_ends_the_session() {
