@@ -175,6 +175,10 @@ impl Session {
                     continue;
                 }
                 State::Commands => {}
+                State::Commands if self.closing && !self.in_content() => {
+                    self.leave("421 4.3.2 ", " Shutting down", replies);
+                    continue;
+                }
                 state => panic!("the driver owes an answer: {state:?}"),
             }
             if mem::take(&mut self.delay) {
@@ -337,7 +341,6 @@ impl Session {
         // The driver has the content, or has dropped it.
         self.content_open = false;
         self.message_ended();
-        self.message_answered(replies);
     }
 
     /// The limit of time that applies while the driver waits for the peer.
@@ -509,13 +512,6 @@ impl Session {
         self.clear();
         self.state = State::Commands;
         self.begin_phase();
-    }
-
-    /// The end of a message was answered.
-    pub(super) fn message_answered(&mut self, replies: &mut Replies<'_>) {
-        if self.closing && !matches!(self.state, State::Closed) {
-            self.leave("421 4.3.2 ", " Shutting down", replies);
-        }
     }
 
     /// Ends the session with 421 and our name. RFC 5321 3.8.

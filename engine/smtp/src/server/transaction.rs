@@ -201,9 +201,6 @@ impl Session {
         } else {
             self.refuse(refusal, replies);
         }
-        if last {
-            self.message_answered(replies);
-        }
         None
     }
 }
