@@ -61,8 +61,9 @@ pub(super) enum Transaction {
     Recipients,
     /// DATA or BDAT began.
     Content(ContentScanner),
-    /// A chunk failed. Until the last chunk or RSET every BDAT fails (RFC 3030 2).
-    Failed,
+    /// A chunk failed. Until the last chunk or RSET every BDAT fails (RFC 3030 2), with this: what a client pipelined behind a chunk that
+    /// failed for now is not told that it failed for good.
+    Failed(Line),
 }
 
 /// One SMTP session of a server. Holds nothing on the heap between transactions but the peer's name and little more.
@@ -174,11 +175,11 @@ impl Session {
                     }
                     continue;
                 }
-                State::Commands => {}
                 State::Commands if self.closing && !self.in_content() => {
                     self.leave("421 4.3.2 ", " Shutting down", replies);
                     continue;
                 }
+                State::Commands => {}
                 state => panic!("the driver owes an answer: {state:?}"),
             }
             if mem::take(&mut self.delay) {
@@ -479,10 +480,6 @@ impl Session {
         self.abort |= mem::take(&mut self.content_open);
     }
 
-    /// Refuses what a client may ask for in good faith, but not for ever.
-    pub(super) fn refuse(&mut self, line: Line, replies: &mut Replies<'_>) {
-        self.refusals += 1;
-        if self.refusals > REFUSALS_MAX {
     /// RSET, EHLO and HELO: without a transaction the time between its chunks is over.
     pub(super) fn give_up(&mut self) {
         self.clear();
@@ -495,17 +492,15 @@ impl Session {
         self.data_bytes > content_bytes_max.saturating_mul(REFUSED_CONTENTS_MAX).saturating_add(REFUSED_BYTES_MORE)
     }
 
+    /// Refuses what a client may ask for in good faith, but not for ever.
+    pub(super) fn refuse(&mut self, line: Line, replies: &mut Replies<'_>) {
+        self.refusals += 1;
+        if self.refusals > REFUSALS_MAX {
             self.leave("421 4.7.0 ", " Too many errors", replies);
         } else {
             replies.line(line);
         }
     }
-    /// Whether so much was read of content, or of one chunk to nobody, that will be refused that the session ends with the refusal.
-    pub(super) fn refused_too_long(&self) -> bool {
-        let content_bytes_max = self.settings.options().content.content_bytes_max;
-        self.data_bytes > content_bytes_max.saturating_mul(REFUSED_CONTENTS_MAX).saturating_add(REFUSED_BYTES_MORE)
-    }
-
 
     /// A message has ended, well or badly: nothing of it stays.
     pub(super) fn message_ended(&mut self) {

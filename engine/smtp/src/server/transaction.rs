@@ -69,7 +69,7 @@ impl Session {
                 self.out_of_order(lines::MAIL_FIRST, replies);
                 return None;
             }
-            Transaction::Content(_) | Transaction::Failed => {
+            Transaction::Content(_) | Transaction::Failed(_) => {
                 self.bad(lines::AFTER_BDAT, replies);
                 return None;
             }
@@ -111,7 +111,7 @@ impl Session {
     pub(super) fn data_command(&mut self, replies: &mut Replies<'_>) {
         match self.transaction {
             Transaction::None => return self.out_of_order(lines::MAIL_FIRST, replies),
-            Transaction::Content(_) | Transaction::Failed => return self.bad(lines::AFTER_BDAT, replies),
+            Transaction::Content(_) | Transaction::Failed(_) => return self.bad(lines::AFTER_BDAT, replies),
             Transaction::Recipients => {}
         }
         if self.envelope.recipient_count() == 0 {
@@ -161,7 +161,7 @@ impl Session {
             Transaction::None => (lines::MAIL_FIRST, false),
             Transaction::Recipients if self.recipient_refused => (lines::NO_RECIPIENTS, false),
             Transaction::Recipients => (lines::RCPT_FIRST, false),
-            Transaction::Failed => (lines::BDAT_FAILED, false),
+            Transaction::Failed(line) => (*line, false),
             Transaction::Content(scanner) => match scanner.defect() {
                 Some(defect) => (defect_line(defect), defect == Defect::BareNewline),
                 None if last => {
@@ -184,7 +184,7 @@ impl Session {
         let is_bad = match &self.transaction {
             Transaction::None => !self.mail_refused,
             Transaction::Recipients => !self.recipient_refused,
-            Transaction::Content(_) | Transaction::Failed => false,
+            Transaction::Content(_) | Transaction::Failed(_) => false,
         };
         if last {
             self.message_ended();
@@ -192,7 +192,7 @@ impl Session {
             self.state = State::Commands;
             if !matches!(self.transaction, Transaction::None) {
                 self.clear();
-                self.transaction = Transaction::Failed;
+                self.transaction = Transaction::Failed(if refusal.class() == 4 { refusal } else { lines::BDAT_FAILED });
             }
             self.begin_phase();
         }
