@@ -81,6 +81,9 @@ const RECEIVE_BUFFERS: u16 = 512;
 const RECEIVE_BUFFER_BYTES: u32 = 16 * 1024;
 /// Bytes a connection may be sent before its reader asks for more.
 const RECEIVE_WINDOW_BYTES: u32 = 64 * 1024;
+/// The share of the memory budget for what was received and is not read, while receive buffers are short: those whose sessions wait for
+/// something else then take none of those who listen.
+const UNREAD_SHARE: u64 = 8;
 /// What a queued message is reckoned with: 250 bytes, addresses, the last reply, and its place in the spool's index.
 const QUEUED_BYTES: u64 = 1024;
 
@@ -259,18 +262,21 @@ pub(crate) type OnEvent = Box<dyn Fn(ShardEvent) + Send>;
 pub(crate) type Started = (Rc<Shard>, Vec<TcpListener>, RequestReceiver);
 
 pub(crate) fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
+    let config = plan.config;
+    let budget = memory_budget(&config) / u64::from(plan.shards);
+    let in_bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let ring = match Ring::start(RingConfig {
         entries: RING_ENTRIES,
         buffers: RECEIVE_BUFFERS,
         buffer_bytes: RECEIVE_BUFFER_BYTES,
         window_bytes: RECEIVE_WINDOW_BYTES,
+        heap_bytes_max: in_bytes(budget / UNREAD_SHARE),
         iowq_core: plan.io_wq_core,
         ..RingConfig::default()
     }) {
         Ok(ring) => ring,
         Err(reason) => return Err((plan.on_event, reason.to_string())),
     };
-    let config = plan.config;
     let clock = Clock::default();
     let now = clock.steady_ms(ring.now());
     let metrics: Rc<Metrics> = Rc::default();
@@ -279,8 +285,6 @@ pub(crate) fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         Ok(routes) => routes,
         Err(reason) => return Err((plan.on_event, format!("route: {reason}"))),
     };
-    let budget = memory_budget(&config) / u64::from(plan.shards);
-    let in_bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let settings = QueueSettings {
         messages_max: in_bytes(budget / QUEUE_SHARE / QUEUED_BYTES),
         homes: Homes { shard: plan.id, shards: plan.shards },

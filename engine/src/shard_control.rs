@@ -242,6 +242,7 @@ fn stats(shard: &Shard) -> Vec<(&'static str, u64)> {
         ("arena_bytes", shard.ring.pages_bytes() as u64),
         ("staging_bytes", shard.staging.taken() as u64),
         ("receive_buffers_free", shard.ring.buffers_free() as u64),
+        ("receive_heap_bytes", shard.ring.heap_bytes() as u64),
     ]);
     stats
 }

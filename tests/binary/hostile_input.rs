@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::client::Client;
 use crate::next_hop::NextHop;
 use crate::node::{Node, Setup};
+use crate::shards::on_one_core;
 
 /// The node still takes mail and passes it on.
 fn is_well(node: &mut Node, hop: &NextHop) {
@@ -253,4 +254,28 @@ fn fewer_sessions_than_shards_are_no_more_than_was_said() {
         // Whichever shard the kernel chooses has room.
         only = Client::connect(node.address);
     }
+}
+
+/// Sessions that wait for something else than input, here the delay behind bad commands, kept what had come behind it in the shard's receive buffers: some
+/// 170 of them held all, and nobody else was heard, the next hop neither.
+#[test]
+fn clients_that_wait_for_their_delay_take_no_buffer_from_others() {
+    let hop = NextHop::start();
+    let mut node = Node::start(&on_one_core(Setup::to(hop.address), 1));
+    let mut other = Client::greeted(node.address);
+    let nonsense = b"X-NONSENSE of no use\r\n".repeat((64 << 10) / 22 + 1);
+    let mut clients: Vec<Client> = (0..200).map(|_| Client::greeted(node.address)).collect();
+    clients.iter_mut().for_each(|client| client.send(&nonsense));
+    for client in &mut clients {
+        let reply = client.reply();
+        assert!(reply.starts_with("500 5.5.1"), "{reply}");
+    }
+    let began = Instant::now();
+    other.must("EHLO client.x.test", "250");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    other.deliver("b@y.test", "Subject: meanwhile\r\n\r\nmeanwhile");
+    hop.wait_for(1);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    drop(clients);
+    is_well(&mut node, &hop);
 }

@@ -36,6 +36,8 @@ pub(crate) struct Arena {
     tail: Cell<u16>,
     /// Buffers the kernel can still take.
     free: Cell<u16>,
+    /// With fewer of them it is short.
+    low: u16,
     links: RefCell<Vec<Link>>,
 }
 
@@ -60,6 +62,16 @@ impl Unread {
     pub(crate) fn bytes(&self) -> u32 {
         self.bytes
     }
+
+    /// Bytes that left the buffers and are unread still.
+    pub(crate) fn count(&mut self, bytes: u32) {
+        self.bytes += bytes;
+    }
+
+    /// Those were read.
+    pub(crate) fn uncount(&mut self, bytes: u32) {
+        self.bytes -= bytes;
+    }
 }
 
 impl Arena {
@@ -73,6 +85,7 @@ impl Arena {
             buffer_bytes,
             tail: Cell::new(0),
             free: Cell::new(0),
+            low: count / 4,
             links: RefCell::new(vec![Link { next: NONE, len: 0 }; usize::from(count)]),
         };
         let base = arena.entries.at(0) as u64;
@@ -88,6 +101,15 @@ impl Arena {
 
     pub(crate) fn count(&self) -> u16 {
         self.count
+    }
+
+    /// Fewer than a quarter of the buffers are free.
+    pub(crate) fn is_short(&self) -> bool {
+        self.free.get() < self.low
+    }
+
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        self.buffer_bytes as usize
     }
 
     /// The kernel took a buffer: it is ours until `give_back`.
@@ -134,7 +156,12 @@ impl Arena {
         links[usize::from(bid)] = Link { next: NONE, len };
     }
 
-    /// The oldest unread buffer and its length.
+    /// The oldest unread buffer and its length; it stays where it is.
+    pub(crate) fn first(&self, unread: &Unread) -> Option<(u16, u32)> {
+        (unread.head != NONE).then(|| (unread.head, self.links.borrow()[usize::from(unread.head)].len))
+    }
+
+    /// Takes the oldest unread buffer off the list; with its length.
     pub(crate) fn pop(&self, unread: &mut Unread) -> Option<(u16, u32)> {
         let bid = unread.head;
         if bid == NONE {

@@ -22,6 +22,7 @@ use crate::{
     sending::{SendBuf, Sending},
     slot::Tag,
     socket,
+    spill::Spilled,
 };
 
 /// What an idle connection costs, with the `Conn` and the kernel's own.
@@ -31,7 +32,9 @@ pub(crate) struct ConnSlot {
     receive_error: i32,
     /// errno that ended sending, 0 for none.
     send_error: i32,
-    unread: Unread,
+    pub(crate) unread: Unread,
+    /// Older than what `unread` lists; none while the arena has buffers enough.
+    pub(crate) spilled: Option<Spilled>,
     reader: Option<Waker>,
     flusher: Option<Waker>,
     /// Only while there is something to send.
@@ -68,6 +71,7 @@ impl Shared {
             receive_error: 0,
             send_error: 0,
             unread: Unread::EMPTY,
+            spilled: None,
             reader: None,
             flusher: None,
             sending: None,
@@ -149,7 +153,13 @@ impl Shared {
         let slot = &mut conns[key as usize];
         slot.receive_armed = cqueue::more(flags);
         match buffer {
-            Some(bid) if result > 0 && !slot.abandoned => self.arena.append(&mut slot.unread, bid, result as u32),
+            Some(bid) if result > 0 && !slot.abandoned => {
+                self.arena.append(&mut slot.unread, bid, result as u32);
+                // Its task waits for something else, or has still to run.
+                if slot.reader.is_none() && self.arena.is_short() {
+                    self.spill(slot);
+                }
+            }
             Some(bid) => self.arena.give_back(bid),
             None => {}
         }
@@ -267,8 +277,13 @@ impl Conn {
     pub fn try_read(&self) -> Option<io::Result<Option<Received>>> {
         let mut conns = self.shared.conns.borrow_mut();
         let slot = &mut conns[self.key as usize];
+        if slot.spilled.is_some()
+            && let Some(piece) = self.shared.take_spilled(slot)
+        {
+            return Some(Ok(Some(Received::copied(piece))));
+        }
         if let Some((bid, len)) = self.shared.arena.pop(&mut slot.unread) {
-            return Some(Ok(Some(Received::new(self.shared.clone(), bid, len))));
+            return Some(Ok(Some(Received::lent(self.shared.clone(), bid, len))));
         }
         match (slot.ended, slot.receive_error) {
             (false, _) => None,
@@ -387,6 +402,7 @@ impl Drop for Conn {
         let slot = &mut conns[self.key as usize];
         slot.abandoned = true;
         let wakers = (slot.reader.take(), slot.flusher.take());
+        while shared.take_spilled(slot).is_some() {}
         let mut unread = std::mem::replace(&mut slot.unread, Unread::EMPTY);
         let (fd, receive_armed, send_armed) = (slot.fd, slot.receive_armed, slot.send_armed);
         // What the kernel has is its own until it answers; what it has not will not be sent.

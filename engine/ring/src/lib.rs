@@ -5,6 +5,7 @@
 //! [`Ring::write_synced`] and [`Deadline`]; `driver.rs` says how the ring and glommio share a thread.
 //!
 //! - An idle connection holds no buffer: the arena lends one when bytes have arrived, and dropping [`Received`] gives it back.
+//!   While buffers are short, who does not read holds none: its bytes go to the heap, within a bound (`spill.rs`).
 //! - Memory and files lent to the kernel belong to the request until its last completion, whatever becomes of the future.
 //! - At most one send per connection is in the kernel; what a task queues in one turn leaves as one send.
 //! - Nothing here grows without limit: each queue has its bound beside its declaration.
@@ -36,6 +37,7 @@ mod ring;
 mod sending;
 mod slot;
 mod socket;
+mod spill;
 mod write_sync;
 
 pub use crate::{

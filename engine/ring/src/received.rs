@@ -4,18 +4,30 @@ use std::{fmt, ops::Deref, rc::Rc};
 
 use crate::ring::Shared;
 
-/// Received bytes, at least one, lent from the arena and given back on drop.
+/// Received bytes, at least one and a buffer's at most, lent from the arena as a rule and given back on drop.
 ///
 /// Drop it in the turn in which it was read: a reader that finds the arena empty waits for it.
-pub struct Received {
+pub struct Received(Bytes);
+
+enum Bytes {
+    Lent(Lent),
+    /// They waited on the heap, because the arena was short.
+    Copied(Vec<u8>),
+}
+
+struct Lent {
     shared: Rc<Shared>,
     bid: u16,
     len: u32,
 }
 
 impl Received {
-    pub(crate) fn new(shared: Rc<Shared>, bid: u16, len: u32) -> Received {
-        Received { shared, bid, len }
+    pub(crate) fn lent(shared: Rc<Shared>, bid: u16, len: u32) -> Received {
+        Received(Bytes::Lent(Lent { shared, bid, len }))
+    }
+
+    pub(crate) fn copied(bytes: Vec<u8>) -> Received {
+        Received(Bytes::Copied(bytes))
     }
 }
 
@@ -23,18 +35,21 @@ impl Deref for Received {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the buffer was taken off its connection's list and is given back in `drop`; `len` is what the kernel wrote.
-        unsafe { self.shared.arena.bytes(self.bid, self.len) }
+        match &self.0 {
+            // SAFETY: the buffer was taken off its connection's list and is given back in `drop`; `len` is what the kernel wrote.
+            Bytes::Lent(lent) => unsafe { lent.shared.arena.bytes(lent.bid, lent.len) },
+            Bytes::Copied(bytes) => bytes,
+        }
     }
 }
 
 impl fmt::Debug for Received {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Received").field("len", &self.len).finish()
+        f.debug_struct("Received").field("len", &self.len()).finish()
     }
 }
 
-impl Drop for Received {
+impl Drop for Lent {
     fn drop(&mut self) {
         self.shared.give_back(self.bid);
     }

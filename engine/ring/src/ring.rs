@@ -27,6 +27,7 @@ use crate::{
     sending::{Gather, SendPool},
     slot::{OpSlot, Tag},
     socket,
+    spill::Heap,
 };
 
 /// How often a shutdown asks the kernel again to cancel what is still armed.
@@ -43,6 +44,9 @@ pub struct RingConfig {
     pub buffer_bytes: u32,
     /// Bytes that a connection may have unread before the kernel stops taking more from its peer, not below `buffer_bytes`.
     pub window_bytes: u32,
+    /// Bytes of heap that all connections together may take for what is not read. While fewer than a quarter of the buffers are free, what arrives
+    /// for a connection whose task waits for something else goes there, with what it has in buffers already; without room it stays in them. 0: none.
+    pub heap_bytes_max: usize,
     /// The core for the kernel's workers, which run fdatasync. `None`: where the shard's own thread may run.
     pub iowq_core: Option<usize>,
     /// Receives once per read instead of once per window, as on kernels before 6.17. For tests and comparison.
@@ -56,6 +60,7 @@ impl Default for RingConfig {
             buffers: 1024,
             buffer_bytes: 16 << 10,
             window_bytes: 64 << 10,
+            heap_bytes_max: 0,
             iowq_core: None,
             one_shot_receives: false,
         }
@@ -90,6 +95,7 @@ pub(crate) struct Shared {
     /// Dropped first, after `shut_down` has seen nothing armed: the kernel must let go of the rest.
     pub(crate) kernel: Kernel,
     pub(crate) arena: Arena,
+    pub(crate) heap: Heap,
     pub(crate) conns: RefCell<Slab<ConnSlot>>,
     pub(crate) listeners: RefCell<Slab<ListenerSlot>>,
     pub(crate) ops: RefCell<Slab<OpSlot>>,
@@ -170,6 +176,7 @@ impl Ring {
         Ok(Ring(Rc::new(Shared {
             kernel,
             arena,
+            heap: Heap::new(config.heap_bytes_max),
             conns: RefCell::default(),
             listeners: RefCell::default(),
             ops: RefCell::default(),
@@ -263,6 +270,11 @@ impl Ring {
     /// All receive buffers.
     pub fn buffers(&self) -> usize {
         usize::from(self.0.arena.count())
+    }
+
+    /// Heap taken by what is not read, see [`RingConfig::heap_bytes_max`].
+    pub fn heap_bytes(&self) -> usize {
+        self.0.heap.bytes()
     }
 
     // ---- time --------------------------------------------------------------

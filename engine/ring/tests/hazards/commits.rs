@@ -38,8 +38,15 @@ fn push_closes(ring: &Ring, count: usize) {
     drop(conns);
 }
 
-const FOUR: RingConfig =
-    RingConfig { entries: 4, buffers: 8, buffer_bytes: 4096, window_bytes: 16 << 10, iowq_core: None, one_shot_receives: false };
+const FOUR: RingConfig = RingConfig {
+    entries: 4,
+    buffers: 8,
+    buffer_bytes: 4096,
+    window_bytes: 16 << 10,
+    heap_bytes_max: 0,
+    iowq_core: None,
+    one_shot_receives: false,
+};
 
 #[test]
 fn a_synced_write_is_on_the_file_and_its_pages_come_back() {

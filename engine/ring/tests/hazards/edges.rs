@@ -155,6 +155,65 @@ fn readers_wait_while_the_arena_is_taken_and_go_on_when_it_comes_back() {
     }
 }
 
+/// What connections had unread stayed in the arena while their tasks waited for something else: some of them held all of it, and nobody else
+/// was heard.
+#[test]
+fn who_does_not_read_takes_no_buffer_from_those_who_do() {
+    let _alone = alone();
+    const BYTES: usize = 4096;
+    let sent: Rc<[u8]> = (0..4_u8).flat_map(|number| [number; BYTES / 4]).collect();
+    let windowed = both_ways()[0];
+    let config = RingConfig { buffers: 8, buffer_bytes: 1024, window_bytes: BYTES as u32, heap_bytes_max: 80 << 10, ..windowed };
+    local::run(config, move |ring, spawner| async move {
+        let (heard, ended, goes_on) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+        let mut peers = Vec::new();
+        for _ in 0..16 {
+            let (ours, peer) = pair();
+            let (conn, ring, sent) = (ring.adopt(ours), ring.clone(), sent.clone());
+            let (heard, ended, goes_on) = (heard.clone(), ended.clone(), goes_on.clone());
+            spawner.spawn(async move {
+                let mut got = conn.read().await.unwrap().expect("it begins").to_vec();
+                heard.set(heard.get() + 1);
+                until(&ring, "the word to go on", || goes_on.get()).await;
+                while got.len() < BYTES {
+                    got.extend_from_slice(&conn.read().await.unwrap().expect("it goes on"));
+                }
+                assert!(got[..] == sent[..], "in its order");
+                assert_eq!(conn.unread_bytes(), 0);
+                ended.set(ended.get() + 1);
+                // What comes now goes unread with its connection.
+                assert!(!polled(&ring, 1, conn.read()).await);
+                until(&ring, "the end", || !goes_on.get()).await;
+                pause(&ring, 50).await;
+            });
+            peers.push(peer);
+        }
+        turns(&ring).await;
+        peers.iter_mut().for_each(|peer| peer.write_all(&sent).unwrap());
+        until(&ring, "a word of each", || heard.get() == 16).await;
+        until(&ring, "buffers", || ring.buffers_free() >= 2).await;
+        assert!((1..=80 << 10).contains(&ring.heap_bytes()), "{}", ring.heap_bytes());
+        let (ours, mut peer) = pair();
+        let conn = ring.adopt(ours);
+        for _ in 0..100 {
+            peer.write_all(&[b'x'; 1000]).unwrap();
+            let mut got = 0;
+            while got < 1000 {
+                got += conn.read().await.unwrap().expect("it goes on").len();
+            }
+        }
+        goes_on.set(true);
+        until(&ring, "all of it", || ended.get() == 16).await;
+        assert_eq!((ring.heap_bytes(), ring.buffers_free()), (0, 8));
+        goes_on.set(false);
+        peers.iter_mut().for_each(|peer| peer.write_all(&sent).unwrap());
+        pause(&ring, 100).await;
+        drop(peers);
+        until(&ring, "what went with its connection", || (ring.heap_bytes(), ring.buffers_free()) == (0, 8)).await;
+    })
+    .unwrap();
+}
+
 #[test]
 fn what_nobody_reads_is_bounded_by_the_window_however_small_its_pieces() {
     let _alone = alone();
