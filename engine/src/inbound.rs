@@ -48,6 +48,8 @@ const SPOOL_FAILED: Line = Line::new("451 4.3.0 Mail store unavailable, try agai
 const END_WITHIN: usize = 2048;
 /// An envelope leaves room for content in the same record: a thousand recipients of 130 octets each, or a hundred of any length.
 const ENVELOPE_BYTES_MAX: usize = 128 * 1024;
+/// So much of an envelope's memory, and the step by which it grows, belong to the session; the rest is taken from the shard's staging.
+const ENVELOPE_BYTES_FREE: usize = 4 * 1024;
 /// A closing session reads on for so long, so that the peer gets to read the last reply before a reset.
 const LINGER: Duration = Duration::from_secs(2);
 /// And so many bytes.
@@ -104,6 +106,8 @@ pub(crate) struct Inbound {
     replies: Vec<u8>,
     input: Input,
     incoming: Incoming,
+    /// Of the envelope's memory, taken from staging.
+    envelope_charged: usize,
     told_to_stop: bool,
 }
 
@@ -119,6 +123,7 @@ impl Inbound {
             replies: shard.ring.take_vec(),
             input: Input::None,
             incoming: Incoming::default().by_listener(listener),
+            envelope_charged: 0,
             told_to_stop: false,
             conn,
             admitted,
@@ -137,6 +142,7 @@ impl Inbound {
             let life = inbound.shard.life_of_task().await;
             inbound.talk().await;
             inbound.incoming.abandon(&inbound.shard);
+            inbound.shard.staging.release(inbound.envelope_charged);
             inbound.shard.forget_waiter(life);
             inbound.shard.spare_sessions.keep(inbound.session);
             inbound.shard.count_sessions(-1);
@@ -168,6 +174,9 @@ impl Inbound {
         let mut then = None;
         loop {
             let action = then.take().unwrap_or_else(|| self.step(|session, input, replies| session.next(input, replies)));
+            if self.envelope_charged > 0 {
+                self.settle_envelope();
+            }
             match action {
                 Action::Read => {
                     if !self.send().await || !self.hear().await {
@@ -337,11 +346,34 @@ impl Inbound {
             Decision::Accept if !self.shard.has_route(Leg { from: self.session.reverse_path(), to: recipient }) => {
                 Verdict::Refuse(NO_ROUTE)
             }
+            Decision::Accept if !self.has_memory_for_envelope() => {
+                self.shard.metrics.memory_refused.increment();
+                Verdict::Refuse(NO_ROOM)
+            }
             Decision::Accept if !self.admitted.recipient(self.shard.ring.now()) => Verdict::Refuse(RATE),
             Decision::Accept => Verdict::Accept,
             Decision::NoSuchRecipient => Verdict::Refuse(NO_SUCH_RECIPIENT),
             Decision::RelayDenied => Verdict::Refuse(RELAY_DENIED),
         }
+    }
+
+    /// Takes what the envelope has come to hold from staging, if there is so much. One that was refused may have grown by a step, not further.
+    fn has_memory_for_envelope(&mut self) -> bool {
+        let held = self.session.envelope_heap_bytes().saturating_sub(ENVELOPE_BYTES_FREE);
+        let more = held.saturating_sub(self.envelope_charged);
+        if more > 0 && !self.shard.staging.charge(more) {
+            return false;
+        }
+        self.envelope_charged += more;
+        true
+    }
+
+    /// Gives back what the envelope does not hold any more: RSET, EHLO and each end of a message clear it.
+    fn settle_envelope(&mut self) {
+        let held = self.session.envelope_heap_bytes().saturating_sub(ENVELOPE_BYTES_FREE);
+        let less = self.envelope_charged.saturating_sub(held);
+        self.shard.staging.release(less);
+        self.envelope_charged -= less;
     }
 
     /// Brings content in until it, or a chunk of it, has ended. False when the connection is of no more use. `then` is set

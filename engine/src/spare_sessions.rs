@@ -4,8 +4,10 @@ use std::{cell::RefCell, net::SocketAddr, rc::Rc};
 
 use ringpost_smtp::server::{ServerSettings, Session};
 
-/// Sessions kept. Each holds about a kilobyte.
+/// Sessions kept.
 const KEPT: usize = 64;
+/// One that holds more than an ordinary one, because its connection ended in the midst of a transaction, is not kept.
+const SESSION_BYTES_MAX: usize = 1024;
 
 /// Spare sessions of one shard.
 #[derive(Default)]
@@ -26,7 +28,7 @@ impl SpareSessions {
     /// Takes one whose connection has ended.
     pub fn keep(&self, session: Session) {
         let mut spare = self.0.borrow_mut();
-        if spare.len() < KEPT {
+        if spare.len() < KEPT && session.heap_bytes() <= SESSION_BYTES_MAX {
             spare.push(session);
         }
     }

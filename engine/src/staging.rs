@@ -69,6 +69,20 @@ impl Staging {
         }
     }
 
+    /// Takes so many bytes for what lies elsewhere (envelopes). False when too many would be taken; nothing has changed then.
+    pub fn charge(&self, bytes: usize) -> bool {
+        let fits = bytes <= self.bytes_max.saturating_sub(self.taken.get());
+        if fits {
+            self.taken.set(self.taken.get() + bytes);
+        }
+        fits
+    }
+
+    /// Takes back what [`Staging::charge`] gave.
+    pub fn release(&self, bytes: usize) {
+        self.taken.set(self.taken.get() - bytes);
+    }
+
     /// Bytes taken now; what is kept free does not count.
     pub fn taken(&self) -> usize {
         self.taken.get()
@@ -151,6 +165,17 @@ mod tests {
         assert!(!staging.grow(&mut none, 10_000));
         staging.give_back(buffer);
         assert!(staging.grow(&mut none, 10_000), "from what was given back");
+    }
+
+    #[test]
+    fn what_is_charged_counts_as_what_is_staged() {
+        let staging = Staging::new(20 * 1024);
+        assert!(staging.charge(15 * 1024) && !staging.charge(6 * 1024) && !staging.charge(usize::MAX));
+        assert!(!staging.grow(&mut Vec::new(), 10_000));
+        staging.release(15 * 1024);
+        assert_eq!(staging.taken(), 0);
+        staging.give_back(staged(&staging, &[b'x'; 10_000]));
+        assert_eq!(staging.taken(), 0);
     }
 
     #[test]

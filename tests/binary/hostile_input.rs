@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::client::Client;
 use crate::next_hop::NextHop;
-use crate::node::{Node, Setup};
-use crate::shards::on_one_core;
+use crate::node::{Node, PATIENCE, Setup};
+use crate::shards::{counter, on_one_core};
 
 /// The node still takes mail and passes it on.
 fn is_well(node: &mut Node, hop: &NextHop) {
@@ -277,5 +277,45 @@ fn clients_that_wait_for_their_delay_take_no_buffer_from_others() {
     hop.wait_for(1);
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     drop(clients);
+    is_well(&mut node, &hop);
+}
+
+/// Envelopes counted nowhere: sessions with many recipients took as much memory as they liked.
+#[test]
+fn envelopes_count_and_beyond_the_memory_recipients_are_put_off() {
+    let hop = NextHop::start();
+    let setup = Setup { extra: "[memory]\nmax_memory = \"64 MiB\"\n", ..Setup::to(hop.address) };
+    let mut node = Node::start(&on_one_core(setup, 1));
+    let path = |number: usize| format!("{number:0>60}@{}.{}.test", "d".repeat(60), "e".repeat(50));
+    let mut group = b"MAIL FROM:<a@x.test>\r\n".to_vec();
+    (0..700).for_each(|number| group.extend_from_slice(format!("RCPT TO:<{}>\r\n", path(number)).as_bytes()));
+    let mut refused = 0;
+    let mut clients = Vec::new();
+    // A quarter of the sessions that would take the eighth of the memory that is there, and then more of them than fit.
+    for number in 0..90 {
+        let mut client = Client::greeted(node.address);
+        client.send(&group);
+        assert!(client.reply().starts_with("250 2.1.0"));
+        for _ in 0..700 {
+            let reply = client.reply();
+            assert!(reply.starts_with("250 2.1.5") || reply.starts_with("452 4.3.1"), "{reply}");
+            refused += usize::from(reply.starts_with("452 4.3.1"));
+        }
+        assert!(refused == 0 || number > 20, "{number} sessions fill the memory");
+        clients.push(client);
+    }
+    assert!(refused > 0, "no recipient was put off");
+    assert!(counter(&node, "staging_bytes") <= 8 << 20);
+    for (number, mut client) in clients.into_iter().enumerate() {
+        match number % 3 {
+            0 => drop(client.must("RSET", "250")),
+            1 => drop(client.must("EHLO again.x.test", "250")),
+            _ => {}
+        }
+    }
+    let began = Instant::now();
+    while counter(&node, "staging_bytes") > 0 {
+        assert!(began.elapsed() < PATIENCE, "{} bytes stay taken", counter(&node, "staging_bytes"));
+    }
     is_well(&mut node, &hop);
 }

@@ -34,6 +34,10 @@ const VERSION: u8 = 1;
 const FIXED_BYTES: usize = 64;
 const RECIPIENT_BYTES: usize = 5;
 const HELO_BYTES_MAX: usize = 255;
+/// From here on storage grows by [`STEP_BYTES`], so that a large envelope takes little more than it needs: drivers account for it.
+const STEPS_FROM: usize = 2048;
+/// See [`STEPS_FROM`].
+const STEP_BYTES: usize = 8 * 1024;
 /// Storage of at most this capacity is kept between transactions, so that ordinary mail allocates nothing.
 const BYTES_KEPT: usize = 256;
 
@@ -247,6 +251,9 @@ impl Envelope {
     /// Adds a recipient. `path` appends canonical text, at most [`PATH_BYTES_MAX`] octets; when it fails nothing is added.
     pub(crate) fn push_recipient<T, E>(&mut self, path: impl FnOnce(&mut Vec<u8>) -> Result<T, E>) -> Result<T, E> {
         let record = self.bytes.len();
+        if record >= STEPS_FROM && self.bytes.capacity() - record < RECIPIENT_BYTES_MAX {
+            self.bytes.reserve_exact(STEP_BYTES);
+        }
         self.bytes.extend_from_slice(&[0; RECIPIENT_BYTES]);
         match path(&mut self.bytes) {
             Ok(result) => {

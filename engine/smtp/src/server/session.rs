@@ -458,6 +458,11 @@ impl Session {
         }
     }
 
+    /// Octets of heap that the envelope holds. It grows with recipients, and becomes small again when the transaction ends.
+    pub fn envelope_heap_bytes(&self) -> usize {
+        self.envelope.heap_bytes()
+    }
+
     /// Octets of heap held.
     pub fn heap_bytes(&self) -> usize {
         self.lines.heap_bytes() + self.envelope.heap_bytes() + self.helo.capacity()
