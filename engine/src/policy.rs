@@ -25,12 +25,13 @@ pub fn may_relay(config: &Config, peer: IpAddr) -> bool {
 
 /// Decides on one recipient. `relaying` is [`may_relay`] of the peer, asked once per session.
 pub fn decide(config: &Config, relaying: bool, recipient: Path<'_>) -> Decision {
-    // RFC 5321 4.5.1: a bare `Postmaster` is ours.
+    // RFC 5321 4.5.1: a bare `Postmaster` is ours. It is one without own domains only: otherwise the session has put `smtp.postmaster` there.
     let Some(domain) = recipient.domain() else { return Decision::Accept };
     let local_part = recipient.local_part();
     match config.domains.get(domain) {
         Some(own) => {
-            let is_known = own.accepts(local_part);
+            // A list may have it as it is written, too.
+            let is_known = own.accepts(&recipient.local_meaning()) || local_part.starts_with('"') && own.accepts(local_part);
             let is_listed = is_known && own.recipients().is_some();
             // `user%ext@own`, `ext!user@own` and `"user@ext"@own` ask an own domain to pass mail on to another.
             if recipient.has_route_in_local_part() && !relaying && !is_listed {
@@ -53,7 +54,7 @@ mod tests {
     use super::*;
 
     fn config() -> Config {
-        let text = "[relay]\nnetworks = [\"10.0.0.0/8\"]\n[[domain]]\nname = \"y.test\"\nrecipients = [\"b\"]\n[[domain]]\nname = \"all.test\"\n[[route]]\ndomain = \"*\"\nvia = \"hold\"\n";
+        let text = "[relay]\nnetworks = [\"10.0.0.0/8\"]\n[[domain]]\nname = \"y.test\"\nrecipients = [\"b\", \"ann other\", '\"a..b\"']\n[[domain]]\nname = \"all.test\"\n[[route]]\ndomain = \"*\"\nvia = \"hold\"\n";
         Config::parse(text, FilePath::new("test.toml")).unwrap()
     }
 
@@ -65,6 +66,9 @@ mod tests {
             ("B@y.test", Decision::Accept),
             ("postmaster@y.test", Decision::Accept),
             ("postmaster", Decision::Accept),
+            ("\"Ann Other\"@y.test", Decision::Accept),
+            ("\"a..b\"@y.test", Decision::Accept),
+            ("\"ann\"\"other\"@y.test", Decision::NoSuchRecipient),
             ("c@y.test", Decision::NoSuchRecipient),
             ("anybody@all.test", Decision::Accept),
             ("user@ext.test", Decision::RelayDenied),

@@ -5,6 +5,7 @@
 //! address itself. [`Path`] is a view of that text. Canonical text is what policy compares and what the spool keeps, so
 //! `"b"@Y.test.` and `b@y.test` cannot be two things.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -94,6 +95,22 @@ impl<'a> Path<'a> {
     /// The local part as it was given (its case is the receiver's business), in quotes where it needs them.
     pub fn local_part(&self) -> &'a str {
         &self.text[..self.at().unwrap_or(self.text.len())]
+    }
+
+    /// What the local part means: without its quotes, and the backslashes within them. RFC 5321 4.1.2.
+    pub fn local_meaning(&self) -> Cow<'a, str> {
+        let local = self.local_part();
+        match local.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+            None => Cow::Borrowed(local),
+            Some(quoted) => {
+                let mut is_escape = false;
+                let is_meant = |c: &char| {
+                    is_escape = *c == '\\' && !is_escape;
+                    !is_escape
+                };
+                Cow::Owned(quoted.chars().filter(is_meant).collect())
+            }
+        }
     }
 
     /// The domain in lower case, or the address literal with its brackets; none for `postmaster` and the null path.
@@ -486,6 +503,18 @@ mod tests {
         }
         for text in ["<user@ext.test@local.test>", "<user@local.test\0.ext.test>", "<user@local.test .ext.test>"] {
             assert_eq!(forward(text), Err(AddressError::Syntax), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_quoted_local_part_means_what_its_quotes_enclose() {
+        for (text, meaning) in [
+            ("<ann.other@y.test>", "ann.other"),
+            (r#"<"Ann Other"@y.test>"#, "Ann Other"),
+            (r#"<"a\"b\\ c"@y.test>"#, r#"a"b\ c"#),
+            (r#"<"a..b"@y.test>"#, "a..b"),
+        ] {
+            assert_eq!(Path::new(&forward(text).expect(text)).local_meaning(), meaning, "{text}");
         }
     }
 
