@@ -108,6 +108,14 @@ pub(crate) fn sections(document: &Document<'_>, config: &Config) {
         );
         document.refuse(key, message);
     }
+    if let Some((local_part, domain)) = smtp.postmaster.as_deref().and_then(|address| address.rsplit_once('@'))
+        && !config.domains.get(domain).is_some_and(|own| own.accepts(local_part))
+    {
+        document.refuse(
+            "smtp.postmaster",
+            "is not taken here: it must be an address of a [[domain]], and one of its recipients where it lists them",
+        );
+    }
     if smtp.bad_commands_max < smtp.bad_commands_soft {
         let key = if document.line("smtp.bad_commands_max") > 0 { "smtp.bad_commands_max" } else { "smtp.bad_commands_soft" };
         let message = format!(

@@ -109,6 +109,7 @@ impl Config {
         check::listeners(document, listeners.as_deref());
         check::domains(document, &domains);
         check::routes(document, routes.as_deref(), &domains, &relay);
+        let first_domain = domains.iter().flatten().next().map(|domain| domain.name().to_owned());
         let default_routes = || vec![Route { retry: queue.retry, ..Route::held() }];
         let mut config = Config {
             hostname,
@@ -130,6 +131,9 @@ impl Config {
             cluster,
             source: Source::default(),
         };
+        if let (None, Some(domain)) = (&config.smtp.postmaster, first_domain) {
+            config.smtp.postmaster = Some(format!("postmaster@{domain}"));
+        }
         if !config.delivery.deliver && document.line("smtp.content_max") == 0 {
             config.smtp.content_max = config.smtp.content_max.min(OFFERED_CONTENT_MAX);
         }

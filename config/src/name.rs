@@ -56,6 +56,16 @@ pub(crate) fn parse_local_part(text: &str) -> Result<String, String> {
     Ok(text.to_ascii_lowercase())
 }
 
+/// An address of ASCII that needs no quotes, with its domain in the form of [`parse_domain`].
+pub(crate) fn parse_address(text: &str) -> Option<String> {
+    let (local, domain) = text.rsplit_once('@')?;
+    let is_atom =
+        |atom: &str| !atom.is_empty() && atom.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte));
+    let is_plain = parse_local_part(local).is_ok() && local.split('.').all(is_atom);
+    is_plain.then_some(())?;
+    Some(format!("{local}@{}", parse_domain(domain).ok()?))
+}
+
 /// Orders names without regard to ASCII case and without copying; `lower` is in lower case.
 pub(crate) fn compare(lower: &str, name: &str) -> Ordering {
     lower.bytes().cmp(name.bytes().map(|byte| byte.to_ascii_lowercase()))
@@ -96,6 +106,14 @@ mod tests {
         assert_eq!(parse_local_part("Ann.Other+x"), Ok("ann.other+x".to_owned()));
         for text in ["", "a@b", "a\n", "<a>", &"a".repeat(65)] {
             assert!(parse_local_part(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_plain_ones() {
+        assert_eq!(parse_address("Post.Master@Example.ORG").as_deref(), Some("Post.Master@example.org"));
+        for text in ["postmaster", "@a.test", "a@", "a b@a.test", "a..b@a.test", "\"a\"@a.test", "a@b@c.test", "ä@a.test", "<a@b.test>"] {
+            assert_eq!(parse_address(text), None, "{text}");
         }
     }
 

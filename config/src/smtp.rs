@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::choice::choice;
+use crate::name::parse_address;
 use crate::section::Section;
 use crate::{ByteRate, ByteSize, WithoutValkey};
 
@@ -12,6 +13,9 @@ pub const RECIPIENTS_MAX: u32 = 2000;
 /// `[smtp]`: what one session, one transaction and one peer may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Smtp {
+    /// The address that a `Postmaster` without a domain is (RFC 5321 4.5.1), of an own domain, which is in lower case. Not set: postmaster@ the
+    /// first `[[domain]]` of the file; None without any.
+    pub postmaster: Option<String>,
     /// Content of one message, as SIZE announces it (RFC 1870); beyond it 552 5.3.4.
     pub content_max: ByteSize,
     /// Recipients of one transaction, 100 (RFC 5321 4.5.3.1.8) to [`RECIPIENTS_MAX`]; each further one 452 4.5.3.
@@ -103,7 +107,15 @@ impl Smtp {
         {
             section.refuse("priority_header", "is not the name of a header field: write for instance \"X-Queue-Priority\", or \"off\"");
         }
+        let postmaster = section.optional::<String>("postmaster").and_then(|address| {
+            let parsed = parse_address(&address);
+            if parsed.is_none() {
+                section.refuse("postmaster", "is not an address, for instance \"postmaster@example.org\"");
+            }
+            parsed
+        });
         let smtp = Smtp {
+            postmaster,
             // RFC 5321 4.5.3.1.7: at least 64 KiB of content must be possible.
             content_max: section.within("content_max", default.content_max, ByteSize::kib(64)..=ByteSize::gib(1)),
             recipients_max: section.within("recipients_max", default.recipients_max, 100..=RECIPIENTS_MAX),
@@ -147,6 +159,7 @@ impl Default for Smtp {
             priority_header: None,
             hold_max: Duration::from_secs(30 * 86_400),
             messages_per_connection: 1000,
+            postmaster: None,
             command_line_max: ByteSize::new(2048),
             local_part_max: ByteSize::new(64),
             path_max: ByteSize::new(256),

@@ -51,6 +51,7 @@ impl Present {
         let smtp = &config.smtp;
         let options = ServerOptions {
             hostname: hostname.to_owned(),
+            postmaster: smtp.postmaster.clone(),
             extensions: Extensions::DEFAULT,
             content: ContentRules {
                 content_bytes_max: smtp.content_max.bytes(),

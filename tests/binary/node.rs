@@ -87,8 +87,13 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn start(setup: &Setup) -> Self {
+        Self::start_with(setup, &setup.text())
+    }
+
+    /// With this text, which a test has made of that of `setup`.
+    pub(crate) fn start_with(setup: &Setup, text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = write_config(folder.path(), &setup.text());
+        let config = write_config(folder.path(), text);
         let prelude = setup.open_files.map(|limit| format!("ulimit -n {limit}"));
         let mut node = Self { folder, address: setup.address, config, prelude, child: None };
         node.restart();

@@ -172,3 +172,26 @@ fn trust_is_in_the_address_family_of_the_peer() {
         client.must("RCPT TO:<user@ext.test>", expected);
     }
 }
+
+/// It went the way of mail for the host's name: refused where only own domains have a route, and sent to ourselves where DNS led there.
+#[test]
+fn a_postmaster_without_a_domain_is_the_own_domains_whatever_the_host_is_called() {
+    let hop = NextHop::start();
+    let setup = Setup {
+        networks: "[]",
+        domains: "[[domain]]\nname = \"own.test\"\nrecipients = [\"b\"]\n[[domain]]\nname = \"a.test\"\n",
+        route: format!("via = \"smarthost\"\nhosts = [\"{}\"]", hop.address),
+        ..Setup::new()
+    };
+    // Host and domain have different names, and no other domain has a route.
+    let text = setup.text().replace("domain = \"*\"", "domain = [\"own.test\", \"a.test\"]");
+    let node = Node::start_with(&setup, &text);
+    Client::greeted(node.address).deliver("PostMaster", "Subject: x\r\n\r\nx");
+    assert_eq!(hop.wait_for(1)[0].recipients, ["postmaster@own.test"]);
+    let text = text.replace("[[listener]]", "[smtp]\npostmaster = \"b@own.test\"\n[[listener]]");
+    crate::node::write_config(node.folder.path(), &text);
+    let output = node.ask(&["reload"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Client::greeted(node.address).deliver("postmaster", "Subject: x\r\n\r\nx");
+    assert_eq!(hop.wait_for(2)[1].recipients, ["b@own.test"]);
+}

@@ -4,7 +4,7 @@ use std::cell::{Cell, Ref, RefCell};
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::address::{PATH_BYTES_MAX, PathLimits, is_domain};
+use crate::address::{PATH_BYTES_MAX, PathKind, PathLimits, is_domain, parse_path};
 use crate::content::ContentRules;
 use crate::envelope::RECIPIENTS_MAX;
 use crate::extension::Extensions;
@@ -14,6 +14,8 @@ use crate::extension::Extensions;
 pub struct ServerOptions {
     /// Our name in banner, replies and trace fields: a domain, at most 255 octets.
     pub hostname: String,
+    /// The address that a `Postmaster` without a domain is (RFC 5321 4.5.1), in canonical form; none: it stays as it is.
+    pub postmaster: Option<String>,
     /// What EHLO announces; the rest is refused.
     pub extensions: Extensions,
     /// Limits of a message. `content_bytes_max` is what SIZE announces; above it 552 5.3.4.
@@ -53,6 +55,7 @@ impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             hostname: "localhost".into(),
+            postmaster: None,
             extensions: Extensions::DEFAULT,
             content: ContentRules::default(),
             command_line_bytes_max: 2048,
@@ -79,6 +82,9 @@ pub enum SettingsError {
     /// The host name is no domain.
     #[error("the host name must be letters, digits, hyphens and dots, at most 255 octets")]
     Hostname,
+    /// The postmaster's address is no canonical one.
+    #[error("the postmaster's address must be one, with the domain in lower case")]
+    Postmaster,
     /// Out of range.
     #[error("the limit of recipients must be between 100 and {RECIPIENTS_MAX}")]
     Recipients,
@@ -112,6 +118,9 @@ impl ServerSettings {
         let extensions = options.extensions;
         if !is_domain(options.hostname.as_bytes()) {
             return Err(SettingsError::Hostname);
+        }
+        if options.postmaster.as_ref().is_some_and(|address| !is_canonical(address)) {
+            return Err(SettingsError::Postmaster);
         }
         if !(100..=RECIPIENTS_MAX).contains(&options.recipients_max) {
             return Err(SettingsError::Recipients);
@@ -164,6 +173,15 @@ impl ServerSettings {
             *self.ehlo.borrow_mut() = ehlo(&self.options, minute);
         }
     }
+}
+
+/// Is this an address as [`parse_path`] makes it, of ASCII?
+fn is_canonical(address: &str) -> bool {
+    let limits = PathLimits { local_part_bytes_max: PATH_BYTES_MAX, path_bytes_max: PATH_BYTES_MAX };
+    let mut canonical = Vec::new();
+    address.is_ascii()
+        && parse_path(format!("<{address}>").as_bytes(), PathKind::Forward, limits, &mut canonical).is_ok()
+        && canonical == address.as_bytes()
 }
 
 /// RFC 5321 4.1.1.1: the keywords, one a line, always in this order.

@@ -3,7 +3,7 @@
 use super::action::Action;
 use super::replies::{Line, Replies, lines};
 use super::session::{Session, State, Transaction};
-use crate::address::PathKind;
+use crate::address::{AddressError, PathKind};
 use crate::command::path_and_parameters;
 use crate::content::{ContentScanner, Defect, Framing};
 use crate::envelope::Origin;
@@ -91,8 +91,19 @@ impl Session {
 
     /// Reads forward-path and parameters into the envelope, or leaves it as it was.
     fn take_recipient(&mut self, argument: &[u8]) -> Result<(), Line> {
-        let limits = self.settings.options().paths;
-        let pushed = self.envelope.push_recipient(|out| path_and_parameters(argument, PathKind::Forward, limits, out));
+        let options = self.settings.options();
+        let pushed = self.envelope.push_recipient(|out| {
+            let start = out.len();
+            let taken = path_and_parameters(argument, PathKind::Forward, options.paths, out)?;
+            // RFC 5321 4.5.1: a `Postmaster` without a domain is ours, wherever our mail goes.
+            if let Some(postmaster) = &options.postmaster
+                && out[start..] == *b"postmaster"
+            {
+                out.truncate(start);
+                out.extend_from_slice(postmaster.as_bytes());
+            }
+            Ok::<_, AddressError>(taken)
+        });
         let (path, rest) = pushed.map_err(|_| lines::BAD_RECIPIENT)?;
         let smtputf8 = self.envelope.view().smtputf8();
         let parameters = RecipientParameters::parse(rest, self.settings.options().extensions, smtputf8).map_err(parameter_line);

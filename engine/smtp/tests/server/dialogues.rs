@@ -205,6 +205,7 @@ fn option(options: &mut ServerOptions, key: &str, value: &str) {
         "header_bytes" => options.content.header_bytes_max = number().into(),
         "header_lines" => options.content.header_lines_max = number(),
         "hops" => options.content.hops_max = number(),
+        "postmaster" => options.postmaster = Some(value.to_owned()),
         "hold_s" => options.hold_seconds_max = number(),
         "recipients" => options.recipients_max = number() as usize,
         "messages" => options.messages_max = number(),
