@@ -107,7 +107,7 @@ pub(crate) struct Inbound {
     input: Input,
     incoming: Incoming,
     /// Of the envelope's memory, taken from staging.
-    envelope_charged: usize,
+    envelope_charged: u32,
     told_to_stop: bool,
 }
 
@@ -142,7 +142,7 @@ impl Inbound {
             let life = inbound.shard.life_of_task().await;
             inbound.talk().await;
             inbound.incoming.abandon(&inbound.shard);
-            inbound.shard.staging.release(inbound.envelope_charged);
+            inbound.shard.staging.release(inbound.envelope_charged as usize);
             inbound.shard.forget_waiter(life);
             inbound.shard.spare_sessions.keep(inbound.session);
             inbound.shard.count_sessions(-1);
@@ -360,20 +360,20 @@ impl Inbound {
     /// Takes what the envelope has come to hold from staging, if there is so much. One that was refused may have grown by a step, not further.
     fn has_memory_for_envelope(&mut self) -> bool {
         let held = self.session.envelope_heap_bytes().saturating_sub(ENVELOPE_BYTES_FREE);
-        let more = held.saturating_sub(self.envelope_charged);
+        let more = held.saturating_sub(self.envelope_charged as usize);
         if more > 0 && !self.shard.staging.charge(more) {
             return false;
         }
-        self.envelope_charged += more;
+        self.envelope_charged += u32::try_from(more).expect("an envelope is bounded");
         true
     }
 
     /// Gives back what the envelope does not hold any more: RSET, EHLO and each end of a message clear it.
     fn settle_envelope(&mut self) {
         let held = self.session.envelope_heap_bytes().saturating_sub(ENVELOPE_BYTES_FREE);
-        let less = self.envelope_charged.saturating_sub(held);
+        let less = (self.envelope_charged as usize).saturating_sub(held);
         self.shard.staging.release(less);
-        self.envelope_charged -= less;
+        self.envelope_charged -= u32::try_from(less).expect("no more than was taken");
     }
 
     /// Brings content in until it, or a chunk of it, has ended. False when the connection is of no more use. `then` is set

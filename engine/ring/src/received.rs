@@ -10,24 +10,24 @@ use crate::ring::Shared;
 pub struct Received(Bytes);
 
 enum Bytes {
-    Lent(Lent),
-    /// They waited on the heap, because the arena was short.
-    Copied(Vec<u8>),
+    Lent {
+        shared: Rc<Shared>,
+        bid: u16,
+        len: u32,
+    },
+    /// They waited on the heap, because the arena was short. Boxed, as each session has place for this.
+    Copied(Box<Vec<u8>>),
 }
 
-struct Lent {
-    shared: Rc<Shared>,
-    bid: u16,
-    len: u32,
-}
+const _: () = assert!(size_of::<Received>() == 16);
 
 impl Received {
     pub(crate) fn lent(shared: Rc<Shared>, bid: u16, len: u32) -> Received {
-        Received(Bytes::Lent(Lent { shared, bid, len }))
+        Received(Bytes::Lent { shared, bid, len })
     }
 
     pub(crate) fn copied(bytes: Vec<u8>) -> Received {
-        Received(Bytes::Copied(bytes))
+        Received(Bytes::Copied(Box::new(bytes)))
     }
 }
 
@@ -37,7 +37,7 @@ impl Deref for Received {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             // SAFETY: the buffer was taken off its connection's list and is given back in `drop`; `len` is what the kernel wrote.
-            Bytes::Lent(lent) => unsafe { lent.shared.arena.bytes(lent.bid, lent.len) },
+            Bytes::Lent { shared, bid, len } => unsafe { shared.arena.bytes(*bid, *len) },
             Bytes::Copied(bytes) => bytes,
         }
     }
@@ -49,8 +49,10 @@ impl fmt::Debug for Received {
     }
 }
 
-impl Drop for Lent {
+impl Drop for Received {
     fn drop(&mut self) {
-        self.shared.give_back(self.bid);
+        if let Bytes::Lent { shared, bid, .. } = &self.0 {
+            shared.give_back(*bid);
+        }
     }
 }
