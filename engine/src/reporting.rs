@@ -169,7 +169,7 @@ impl Shard {
         let is_double = facts.reverse_path.is_empty();
         if let Some((record, origin)) = record.as_ref().zip(view.as_ref().and_then(ReportOrigin::of))
             && !origin.is_again
-            && facts.recipients.iter().all(|recipient| is_refused_for_eight_bits(&recipient.reply))
+            && facts.recipients.iter().all(|recipient| report::is_for_conversion(&recipient.reply))
             && let Some(bytes) = report::to_seven_bit(&record.content()).filter(|bytes| bytes.len() <= CONTENT_BYTES_MAX)
         {
             return self.report_again(report, facts, &origin, bytes).await;
@@ -427,11 +427,6 @@ async fn header_of(content: Option<&MessageContent>) -> Vec<u8> {
         }
     }
     header
-}
-
-/// RFC 3463 3.7: X.6.3, the content must be converted, and that is not done here.
-fn is_refused_for_eight_bits(reply: &str) -> bool {
-    reply.split(' ').nth(1) == Some("5.6.3")
 }
 
 struct ReportContent {

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::client::Client;
 use crate::next_hop::{Message, NextHop};
-use crate::node::{Node, PATIENCE, Setup};
+use crate::node::{Node, PATIENCE, Setup, free_port};
 use crate::queue_why::broken_name_server;
 
 /// Warned after a second, tried again every second.
@@ -144,6 +144,39 @@ fn a_sender_whose_mail_fails_for_its_eight_bits_is_told_in_seven() {
     let header = report["returned"]["text"].as_str().unwrap();
     assert!(header.contains("X-Plain: 1") && !header.contains("Gr"), "{header}");
     node.wait_for_mail_log("event=report about=failure to=<a@x.test> outcome=sent");
+}
+
+/// Where one host did not take its eight bits and another could not be asked, the report waited for that one until its time was over, was then not
+/// known for one that fails for its eight bits, and was dropped.
+#[test]
+fn a_sender_is_told_in_seven_bits_where_not_every_host_could_be_asked_in_time() {
+    let hop = NextHop::start();
+    hop.offer_seven_bits();
+    let route = format!("via = \"smarthost\"\nhosts = [\"{}\", \"127.0.0.1:{}\"]", hop.address, free_port());
+    let retries = "[queue]\nretry_base = \"1h\"\nretry_cap = \"1h\"\n";
+    let node = Node::start(&Setup { route, retries, ..Setup::new() });
+    let mut client = Client::greeted(node.address);
+    let id = send(&mut client, "MAIL FROM:<a@x.test> BODY=8BITMIME", &["<b@z.test>"], "Subject: s\r\n\r\nGr\u{f6}\u{df}e");
+    let ends = |id: &str| {
+        let waits = |line: &str| line.contains(id) && line.contains("not every host could be asked");
+        let log = node.wait_for_mail_log_that("a deferral for eight bits", |log| log.lines().any(waits));
+        node.wait_for_queue(|queue| queue.iter().any(|message| message["id"] == id && message["recipients"][0]["state"] == "deferred"));
+        assert!(node.ask(&["queue", "set-expiry", id, "0s"]).status.success(), "{log}");
+    };
+    ends(&id);
+    let log = node.wait_for_mail_log("event=report about=failure to=<b@z.test> outcome=sent");
+    let report = log.split_once(" report=").and_then(|(_, rest)| rest.split_whitespace().next()).unwrap();
+    ends(report);
+    let reports = wait_for_reports(&hop, &node, 1);
+    node.wait_for_queue(<[_]>::is_empty);
+    assert!(reports[0].wire.is_ascii(), "{}", reports[0].text());
+    let report = parsed(&reports[0]);
+    assert_eq!(
+        (&report["recipients"][0]["final-recipient"], &report["recipients"][0]["status"]),
+        (&"rfc822; b@z.test".into(), &"5.4.7".into())
+    );
+    node.wait_for_mail_log("event=report about=failure to=<a@x.test> outcome=sent");
+    assert_eq!(hop.messages().len(), 1);
 }
 
 /// What no hop took for its eight bits was sent again in seven, and that was so refused, too: again, under a new id, for ever, as often

@@ -19,7 +19,7 @@ mod encoding;
 mod fields;
 mod seven_bit;
 
-pub use fields::{Action, ReportedRecipient};
+pub use fields::{Action, ReportedRecipient, is_for_conversion};
 pub use seven_bit::to_seven_bit;
 
 /// The most octets a report takes beside its text and what it returns, for each recipient: its paths, reply and dates, each octet of which may

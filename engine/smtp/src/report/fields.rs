@@ -148,6 +148,17 @@ pub(super) fn refused_for_now<'a>(recipient: &ReportedRecipient<'a>) -> Option<&
     })
 }
 
+/// Whether a recipient has failed because its content must be converted (RFC 3463 3.7: X.6.3), by its last word as the queue keeps it: at once, or
+/// after all of its time, in which not every host could be asked whether it takes what this one does not.
+pub fn is_for_conversion(reply: &str) -> bool {
+    let (word, class) = match reply.strip_prefix(EXPIRED).and_then(|rest| rest.strip_prefix(LAST)) {
+        Some(word) => (word, 4),
+        None => (reply, 5),
+    };
+    let status = word.split_once(' ').and_then(|(_, rest)| enhanced_of(rest, class));
+    status.is_some_and(|status| (status.subject, status.detail) == (6, 3))
+}
+
 fn enhanced_of(text: &str, class: u8) -> Option<EnhancedCode> {
     let mut parts = text.split(' ').next()?.split('.');
     let mut number = || parts.next().filter(|digits| (1..=3).contains(&digits.len())).and_then(|digits| digits.parse::<u16>().ok());

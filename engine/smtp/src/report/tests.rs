@@ -1,5 +1,6 @@
 use super::*;
-use crate::client::own_words;
+use crate::client::{own_words, put_off_offer};
+use crate::reply::Reply;
 
 fn date(unix_s: i64) -> DateText {
     DateText::new(unix_s)
@@ -167,6 +168,28 @@ fn status_and_diagnostic_follow_the_last_word() {
         assert!(group.contains(&format!("Status: {status}").as_str()), "{reply}: {group:?}");
         let found = group.iter().find_map(|line| line.strip_prefix("Diagnostic-Code: ")).unwrap_or("");
         assert_eq!(found, diagnostic, "{reply}");
+    }
+}
+
+/// What waited in vain for a host that could not be asked had failed for its eight bits, too, and its report was not known for such.
+#[test]
+fn what_has_to_be_converted_is_known_by_its_last_word() {
+    let waits = put_off_offer(&Reply::local(own_words::NEEDS_8BITMIME));
+    let waited = format!("5.4.7 expired; last: {}", waits.line());
+    for (reply, expected) in [
+        (own_words::NEEDS_8BITMIME, true),
+        ("554 5.6.3 Conversion required", true),
+        (&*waited, true),
+        // A long name of the next hop leaves no room for all of it.
+        ("5.4.7 expired; last: 451 4.6.3 the next hop does not offer 8BITMIME, which thi", true),
+        (own_words::NEEDS_SMTPUTF8, false),
+        ("554 5.6.30 no", false),
+        ("554 4.6.3 no", false),
+        ("5.4.7 expired; last: 451 4.4.5 the destination asked for less mail", false),
+        ("5.4.7 expired", false),
+        ("", false),
+    ] {
+        assert_eq!(is_for_conversion(reply), expected, "{reply}");
     }
 }
 
