@@ -1,6 +1,6 @@
 //! Answers of DNS that still hold, and who waits for those that are being asked for: one question at a time for each domain.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use ringpost_queue::{Asking, Question, Resolution};
 
@@ -8,6 +8,8 @@ use ringpost_queue::{Asking, Question, Resolution};
 const ANEW_MS: u64 = 1000;
 /// Destinations that are remembered as having been told of a refusal; there is one for each shard and route by sender.
 const TOLD_MAX: usize = 1024;
+/// Of each answer that is kept, on average: what an ordinary domain has is a tenth of it, and what a hostile one can have ten times as much.
+const ANSWER_BYTES: usize = 4096;
 
 /// Who asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,10 +31,14 @@ pub enum Asked {
     Ask,
 }
 
-/// Bounded by `answers_max`; the oldest gives way.
+/// Bounded by `answers_max`, and by [`ANSWER_BYTES`] for each of those in all; the oldest gives way.
 pub struct Answers {
     answers_max: usize,
     known: HashMap<Question, Known>,
+    /// Of all that is known.
+    bytes: usize,
+    /// When they are over, each with the number of its coming. Not of hosts that the operator named: they are few, and may be wanted later.
+    ends: BTreeMap<(u64, u64), Question>,
     /// In the order of their coming, each with the number of its coming: one that came anew is here twice.
     order: VecDeque<(Question, u64)>,
     arrivals: u64,
@@ -45,6 +51,7 @@ struct Known {
     resolution: Resolution,
     since: u64,
     arrival: u64,
+    bytes: usize,
     /// Who goes by it, if it is a refusal.
     told: Vec<Asker>,
 }
@@ -72,6 +79,8 @@ impl Answers {
         Answers {
             answers_max: answers_max.max(1),
             known: HashMap::new(),
+            bytes: 0,
+            ends: BTreeMap::new(),
             order: VecDeque::new(),
             arrivals: 0,
             waiting: HashMap::new(),
@@ -123,7 +132,7 @@ impl Answers {
         if !self.known.get(&place).is_some_and(Known::is_refusal) {
             return Vec::new();
         }
-        let refusal = self.known.remove(&place);
+        let refusal = self.forget(&place);
         refusal.filter(|known| until(&known.resolution).is_some_and(|until| until > now)).map(|known| known.told).unwrap_or_default()
     }
 
@@ -139,11 +148,18 @@ impl Answers {
             let resolution = resolution.clone().map_until(|until| now + until);
             // A refusal is of the domain. Whatever else is said of it ends one that was said for another turn.
             let told = self.revoke(&question, now);
-            let mut known = Known { resolution, since: now, arrival: self.arrivals, told: Vec::new() };
+            let bytes = bytes_of(&question, &resolution);
+            let mut known = Known { resolution, since: now, arrival: self.arrivals, bytes, told: Vec::new() };
             let place = if known.is_refusal() { of_all_turns(&question) } else { question };
             known.tell(&told);
             known.tell(&askers);
+            self.forget(&place);
+            self.forget_old(now);
             self.order.push_back((place.clone(), self.arrivals));
+            if let (Question::Mx { .. }, Some(until)) = (&place, until(&known.resolution)) {
+                self.ends.insert((until, self.arrivals), place.clone());
+            }
+            self.bytes += bytes;
             self.known.insert(place, known);
             self.give_way();
         }
@@ -160,15 +176,50 @@ impl Answers {
         self.known.len()
     }
 
+    fn forget(&mut self, question: &Question) -> Option<Known> {
+        let known = self.known.remove(question)?;
+        self.bytes -= known.bytes;
+        if let Some(until) = until(&known.resolution) {
+            self.ends.remove(&(until, known.arrival));
+        }
+        Some(known)
+    }
+
+    /// What is over is of no use to anybody.
+    fn forget_old(&mut self, now: u64) {
+        while let Some(entry) = self.ends.first_entry().filter(|entry| entry.key().0 <= now) {
+            let question = entry.get().clone();
+            self.forget(&question);
+        }
+    }
+
     fn give_way(&mut self) {
         // Those that came anew leave stale places in the order; they are not to pile up either.
-        while self.known.len() > self.answers_max || self.order.len() > 2 * self.answers_max {
+        let bytes_max = self.answers_max.saturating_mul(ANSWER_BYTES);
+        while self.known.len() > self.answers_max || self.bytes > bytes_max || self.order.len() > 2 * self.answers_max {
             let Some((question, arrival)) = self.order.pop_front() else { return };
             if self.known.get(&question).is_some_and(|known| known.arrival == arrival) {
-                self.known.remove(&question);
+                self.forget(&question);
             }
         }
     }
+}
+
+/// What an answer takes, its question included, which stands in three places.
+fn bytes_of(question: &Question, resolution: &Resolution) -> usize {
+    let named = match question {
+        Question::Mx { domain, .. } => domain.len(),
+        Question::Hosts(hosts) => hosts.iter().map(|host| size_of_val(host) + host.name.len()).sum(),
+    };
+    let said = match resolution {
+        Resolution::Site { key, name, hosts, .. } => {
+            key.len() + name.len() + hosts.iter().map(|host| size_of_val(host) + host.name.len()).sum::<usize>()
+        }
+        Resolution::Refused { reply, .. } => reply.len(),
+        Resolution::Unanswered { reason, .. } => reason.len(),
+        Resolution::Awaited => 0,
+    };
+    size_of::<Known>() + 3 * (size_of::<Question>() + named) + said
 }
 
 /// The question that is about all hosts of a domain, of whichever of them this one is.
@@ -324,6 +375,34 @@ mod tests {
         let silent = Resolution::Unanswered { reason: "timed out".into(), turns: 0 };
         assert_eq!(answers.answered(question.clone(), silent, 7, 200).1, site(7));
         assert_eq!(answers.ask(&question, false, asker(0), 206), Asked::Known(site(1)));
+    }
+
+    /// Each answer counted for one, however large: a domain has as many hosts with as long names as whoever writes its records wants. And what
+    /// was over stayed until as many others had come.
+    #[test]
+    fn large_answers_give_way_by_their_bytes_and_old_ones_by_their_time() {
+        let mut answers = Answers::new(100);
+        let large = |until| Resolution::Site {
+            key: "k".repeat(16 << 10),
+            name: "h".into(),
+            hosts: vec!["192.0.2.1:25".parse().unwrap()],
+            is_whole: true,
+            until,
+        };
+        for number in 0..100 {
+            let question = mx(&format!("d{number}.test"));
+            answers.ask(&question, false, asker(0), number);
+            answers.answered(question, large(1000), 0, number);
+        }
+        assert!((20..=25).contains(&answers.len()) && answers.bytes <= 100 * ANSWER_BYTES, "{} of {}", answers.len(), answers.bytes);
+        assert!(matches!(answers.ask(&mx("d99.test"), false, asker(0), 100), Asked::Known(_)));
+        answers.ask(&mx("e.test"), false, asker(0), 5000);
+        answers.answered(mx("e.test"), refused(10), 0, 5000);
+        assert_eq!((answers.len(), answers.ends.len()), (1, 1), "the others are over");
+        answers.answered(mx("e.test"), large(10), 0, 5001);
+        answers.answered(mx("f.test"), large(10), 0, 6000);
+        assert_eq!((answers.len(), answers.ends.len()), (1, 1));
+        assert_eq!(answers.bytes, answers.known.values().map(|known| known.bytes).sum::<usize>());
     }
 
     #[test]

@@ -37,6 +37,11 @@ const NEGATIVE_MAX: Duration = Duration::from_secs(3600);
 const ALIASES_MAX: usize = 16;
 /// What was answered by the end of the time for a question is worked up in this.
 const SLACK: Duration = Duration::from_secs(1);
+/// Answers that the resolver keeps as they came, for hosts that many domains share. Each is as large as whoever answers wants it, up to a
+/// megabyte once its names are written out; what mail needs of them is kept by `answers`.
+const RAW_ANSWERS_MAX: u64 = 256;
+/// One with more records, those beside it included, is not kept so.
+const RAW_RECORDS_MAX: usize = 64;
 /// Port of a name server.
 const DNS_PORT: u16 = 53;
 /// Queries at once over one connection to a name server.
@@ -265,7 +270,11 @@ impl Dns {
         if anew {
             self.resolver.clear_lookup_cache(name.clone(), kind);
         }
-        match self.resolver.lookup(name, kind).await {
+        let answer = self.resolver.lookup(name.clone(), kind).await;
+        if records_of(&answer) > RAW_RECORDS_MAX {
+            self.resolver.clear_lookup_cache(name, kind);
+        }
+        match answer {
             Ok(lookup) => found(&lookup, pick),
             Err(error) => failed(error),
         }
@@ -289,11 +298,26 @@ fn resolver(settings: &DnsSettings) -> Result<TokioResolver, String> {
     let options = builder.options_mut();
     options.timeout = settings.timeout;
     options.attempts = usize::from(settings.attempts) - 1;
-    options.cache_size = settings.cache_max.into();
+    options.cache_size = RAW_ANSWERS_MAX.min(settings.cache_max.into());
     options.negative_max_ttl = Some(NEGATIVE_MAX);
     options.max_active_requests = QUERIES_PER_CONNECTION;
     options.preserve_intermediates = false;
     builder.build().map_err(|reason| reason.to_string())
+}
+
+/// Records that an answer has, in all of its sections.
+fn records_of(answer: &Result<Lookup, NetError>) -> usize {
+    match answer {
+        Ok(lookup) => {
+            let message = lookup.message();
+            message.answers.len() + message.authorities.len() + message.additionals.len()
+        }
+        Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+            let glue = none.ns.iter().flat_map(|servers| servers.iter()).map(|server| 1 + server.glue.len()).sum::<usize>();
+            glue + none.authorities.as_ref().map_or(0, |authorities| authorities.len())
+        }
+        Err(_) => 0,
+    }
 }
 
 fn found<T>(lookup: &Lookup, pick: impl Fn(&RData) -> Option<T>) -> Timed<T> {

@@ -16,6 +16,9 @@ pub const MX_HOSTS_AT_ONCE: usize = 16;
 /// Hosts whose addresses are asked for by one question at most: of 200 MX records the best so many, or those whose turn it is.
 pub const MX_HOSTS_MAX: usize = 4 * MX_HOSTS_AT_ONCE;
 
+/// Hosts of a domain that are known at most, the best of them: each has a number, and its turn.
+const MX_HOSTS_KNOWN_MAX: usize = u8::MAX as usize + 1;
+
 /// Of more than [`MX_HOSTS_AT_ONCE`] hosts the best so many are asked for in each turn; the other places go round, so that each host has its turn.
 const MX_HOSTS_EACH_TURN: usize = MX_HOSTS_AT_ONCE / 2;
 
@@ -87,7 +90,7 @@ pub enum Plan {
 pub struct Candidates {
     /// In order of preference, equal ones shuffled; at most [`MX_HOSTS_MAX`]. Of many, first the best of all, then those whose turn it is.
     pub exchanges: Vec<Exchange>,
-    /// How many hosts the domain has, those beyond [`MX_HOSTS_MAX`] included.
+    /// How many hosts the domain has, those beyond [`MX_HOSTS_MAX`] included, but for those beyond [`MX_HOSTS_KNOWN_MAX`].
     hosts: usize,
     /// So many of the first are the best of all; what comes behind is further down, with others between.
     best: usize,
@@ -139,9 +142,17 @@ pub fn plan(domain: &str, answer: DnsAnswer<Exchange>, own: &Own<'_>, turn: u16,
             return refused(loops_back(domain));
         }
     }
-    let key = exchanges.iter().map(|exchange| format!("{} {}", exchange.preference, exchange.host)).collect::<Vec<_>>().join(",");
-    // Before they are shuffled; those beyond 255 are as one host.
-    let mut exchanges: Vec<(u8, Exchange)> = (0..u8::MAX).chain(std::iter::repeat(u8::MAX)).zip(exchanges).collect();
+    let known = exchanges.len();
+    exchanges.truncate(MX_HOSTS_KNOWN_MAX);
+    let key = match known {
+        ..=MX_HOSTS_MAX => {
+            exchanges.iter().map(|exchange| format!("{} {}", exchange.preference, exchange.host)).collect::<Vec<_>>().join(",")
+        }
+        // Names without end; and no two domains have the same so many.
+        _ => format!("> {domain}"),
+    };
+    // Before they are shuffled.
+    let mut exchanges: Vec<(u8, Exchange)> = (0..=u8::MAX).zip(exchanges).collect();
     // RFC 5321 5.1: equal preferences are shuffled, so that of many not always the same are used.
     for last in (1..exchanges.len()).rev() {
         exchanges.swap(last, draw(last as u64 + 1) as usize);

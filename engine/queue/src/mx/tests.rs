@@ -312,3 +312,23 @@ fn a_site_is_whole_when_no_host_was_left_out() {
     assert!(!is_whole(&two, &[found(&["192.0.2.1"])]), "the second was not asked for");
     assert!(is_whole(&two, &[found(&["192.0.2.1"]), found(&["198.51.100.1"])]), "the second is this host");
 }
+
+/// The hosts of a domain were its key all together, whoever writes its records had megabytes kept for each answer.
+#[test]
+fn what_is_kept_of_a_domain_with_thousands_of_hosts_is_bounded() {
+    let of = |domain: &str, count: u16| {
+        let long = |number: u16| format!("{number}.{}test", "abcdefghi.".repeat(24));
+        let records = (0..count).map(|number| exchange(10, &long(number))).collect();
+        match plan(domain, DnsAnswer::Found(records), &own(), 0, UNTIL, |_| 0) {
+            Plan::Hosts(candidates) => candidates,
+            Plan::Decided(resolution) => panic!("{resolution:?}"),
+        }
+    };
+    let many = of("d.test", 3000);
+    assert_eq!((many.exchanges.len(), many.hosts), (MX_HOSTS_MAX, MX_HOSTS_KNOWN_MAX));
+    let Resolution::Site { key, .. } = site("d.test", &many, &[found(&["192.0.2.1"])], &own(), 25, false, UNTIL) else { panic!("a site") };
+    assert!(key.len() <= 64 << 10, "{}", key.len());
+    assert_eq!(many.key, of("d.test", 3000).key);
+    assert_ne!(many.key, of("e.test", 3000).key, "whoever names the hosts of another has a site of its own");
+    assert_eq!(of("d.test", 64).key, of("e.test", 64).key, "few that are the same are one");
+}
