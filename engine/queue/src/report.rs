@@ -268,8 +268,14 @@ impl Queue {
         let count = self.messages.recipients(index).len();
         let is_known = |number: &&u16| usize::from(**number) < count;
         let known: Vec<u16> = recipients.iter().filter(is_known).copied().collect();
-        let is_about =
-            |number: &u16| self.messages.recipients(index)[usize::from(*number)].notice().is_some_and(|notice| notice.about() == about);
+        let is_about = |number: &u16| {
+            let recipient = &self.messages.recipients(index)[usize::from(*number)];
+            match about {
+                // That it is due is known once its time is looked at, which the start does not wait for.
+                About::Delay => recipient.place.is_open() && recipient.told & TOLD_DELAY == 0,
+                About::Failure | About::Success => recipient.notice().is_some_and(|notice| notice.about() == about),
+            }
+        };
         if !known.iter().any(is_about) {
             return Settled::Nothing;
         }

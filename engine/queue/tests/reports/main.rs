@@ -140,6 +140,43 @@ fn a_failure_recorded_before_a_crash_is_reported_after_it_and_a_bounce_is_not() 
     assert!(!record.is_empty());
 }
 
+/// That a delay was due stood in memory alone, so at the start nobody wanted the report that was found, and each kill between the report and its
+/// record made another one.
+#[test]
+fn a_delay_whose_report_was_durable_before_a_crash_is_not_told_again() {
+    let addresses = [("b@y.test", Notify::UNSAID), ("c@slow.test", Notify::UNSAID)];
+    let now = START + 5 * HOUR;
+    let mut queue = queue();
+    let again = recipients(&mut queue, &addresses);
+    let Recovered { key, .. } = queue.recover(&message(1), again.clone().into_iter(), std::iter::empty(), now).unwrap();
+    let mut record = Vec::new();
+    assert_eq!(queue.was_reported(key, About::Delay, &[0], now, &mut record), Settled::Outcome);
+    queue.recorded(key);
+    assert_eq!(queue.was_reported(key, About::Delay, &[0], now, &mut Vec::new()), Settled::Nothing, "it is known by now");
+    let until_told = |queue: &mut Queue, from: u64, to: u64| {
+        let mut now = from;
+        while now < to {
+            match queue.poll(now, &mut Vec::new()) {
+                Some(Work::Attempt(dispatch)) => {
+                    let outcomes: Vec<_> = queue.recipients(&dispatch).map(|(number, _)| (number, LATER)).collect();
+                    let _ = queue.settle(dispatch, &outcomes, now, &mut Vec::new());
+                }
+                Some(Work::Report(key)) => return queue.report(key).map(|report| (now, report.about, report.recipients)),
+                Some(other) => panic!("{other:?}"),
+                None => now = queue.next_due(now).unwrap(),
+            }
+        }
+        None
+    };
+    let expected = Some((START + 9 * HOUR, About::Delay, vec![1]));
+    assert_eq!(until_told(&mut queue, now, START + 20 * HOUR), expected, "the other one at its own time");
+    // And after the next start.
+    let mut queue = self::queue();
+    let again = recipients(&mut queue, &addresses);
+    let _ = queue.recover(&message(1), again.into_iter(), [&record[..]].into_iter(), now).unwrap();
+    assert_eq!(until_told(&mut queue, now, START + 20 * HOUR), expected);
+}
+
 #[test]
 fn a_report_that_cannot_be_made_now_is_made_later() {
     let mut queue = queue();
