@@ -46,10 +46,12 @@ impl Outbound<'_> {
         if !self.greeted {
             let is_crowded = match &reason {
                 CloseReason::Refused(reply) | CloseReason::ServiceClosing(reply) => asks_for_fewer_connections(reply.line().as_bytes()),
-                CloseReason::Protocol(_) | CloseReason::Disconnected(_) | CloseReason::Quit => false,
+                CloseReason::AnsweredEarly(_) | CloseReason::Protocol(_) | CloseReason::Disconnected(_) | CloseReason::Quit => false,
             };
             let word = match reason {
-                CloseReason::Refused(reply) | CloseReason::ServiceClosing(reply) => reply.line().to_owned(),
+                CloseReason::Refused(reply) | CloseReason::ServiceClosing(reply) | CloseReason::AnsweredEarly(reply) => {
+                    reply.line().to_owned()
+                }
                 CloseReason::Protocol(error) => error.to_string(),
                 CloseReason::Disconnected(why) => why.to_string(),
                 CloseReason::Quit => "closed".to_owned(),
@@ -65,7 +67,9 @@ impl Outbound<'_> {
         }
         self.shard.pool.went_down(self.destination);
         match reason {
-            CloseReason::ServiceClosing(_) => self.shard.queue.borrow_mut().refused(self.destination),
+            // A message that is too large, or spam, is that before its end, too, and says nothing of how many the destination takes.
+            CloseReason::AnsweredEarly(reply) if !asks_for_fewer_connections(reply.line().as_bytes()) => {}
+            CloseReason::ServiceClosing(_) | CloseReason::AnsweredEarly(_) => self.shard.queue.borrow_mut().refused(self.destination),
             CloseReason::Protocol(_) | CloseReason::Disconnected(Disconnect::Closed | Disconnect::Lost | Disconnect::TimedOut)
                 if self.broke_off =>
             {

@@ -96,6 +96,9 @@ pub enum CloseReason {
     Refused(Reply),
     /// 421 while something else was expected.
     ServiceClosing(Reply),
+    /// It answered content before it had all of it, other than by 421. The rest cannot be left out, so the connection ends; that says nothing
+    /// about the host.
+    AnsweredEarly(Reply),
     /// What was read is not SMTP, or is an answer to nothing.
     Protocol(ProtocolError),
     /// The driver told so.

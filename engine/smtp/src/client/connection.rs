@@ -385,10 +385,12 @@ impl Client {
             CloseReason::Disconnected(Disconnect::Abandoned) => own_words::ABANDONED,
             CloseReason::Disconnected(Disconnect::Unclean) => own_words::BARE_LINE_END,
             CloseReason::Protocol(_) => own_words::PROTOCOL_BROKEN,
-            CloseReason::Quit | CloseReason::Refused(_) | CloseReason::ServiceClosing(_) => own_words::ENDED,
+            CloseReason::Quit | CloseReason::Refused(_) | CloseReason::ServiceClosing(_) | CloseReason::AnsweredEarly(_) => {
+                own_words::ENDED
+            }
         };
         let reply = match reason {
-            CloseReason::Refused(reply) | CloseReason::ServiceClosing(reply) => reply,
+            CloseReason::Refused(reply) | CloseReason::ServiceClosing(reply) | CloseReason::AnsweredEarly(reply) => reply,
             _ => Reply::local(why),
         };
         // What was said to one is not said to the one behind it: that one has seen the session end. Else one word would count twice.

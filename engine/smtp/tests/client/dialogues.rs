@@ -173,6 +173,7 @@ fn run(dialogue: &Dialogue, cut: impl Fn(&[u8]) -> Vec<usize>) -> Vec<String> {
                         CloseReason::Quit => "quit".into(),
                         CloseReason::Refused(reply) => format!("refused {reply}"),
                         CloseReason::ServiceClosing(reply) => format!("closing {reply}"),
+                        CloseReason::AnsweredEarly(reply) => format!("answered early {reply}"),
                         CloseReason::Protocol(error) => error.to_string(),
                         CloseReason::Disconnected(why) => word_of(why).into(),
                     }

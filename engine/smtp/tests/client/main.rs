@@ -192,6 +192,29 @@ fn a_server_without_ehlo_is_greeted_with_helo() {
     assert_eq!(log.verdicts(), [Verdict::Delivered]);
 }
 
+/// A refusal of content before its end, of a message that is too large or spam, was told as that the service closes, which takes a connection from
+/// those that the destination is thought to bear.
+#[test]
+fn content_that_is_refused_before_its_end_says_nothing_of_the_service() {
+    for (reply, verdict) in [("552 5.3.4 too big\r\n", Verdict::Failed), ("451 4.7.1 spam\r\n", Verdict::Deferred)] {
+        let mut client = Client::new(&ClientSettings::default());
+        let (mut out, mut outcomes) = (Vec::new(), Vec::new());
+        let transaction = Transaction { size: 1, ..Transaction::default() };
+        let mut replies = ["220 x\r\n", "250 x\r\n", "250 x\r\n", "250 x\r\n", "354 x\r\n"].into_iter();
+        let close = loop {
+            let input = if outcomes.is_empty() { replies.next().unwrap_or(reply) } else { "" };
+            match client.next(&mut input.as_bytes(), &mut out) {
+                Action::Ready => _ = client.begin(&transaction, [&b"b@y.test"[..]].into_iter(), &mut out),
+                Action::Outcome(outcome) => outcomes.push((outcome.verdict, outcome.reply.line().to_owned())),
+                Action::Close(reason) => break reason,
+                Action::Read | Action::Done(_) | Action::SendContent(..) => {}
+            }
+        };
+        assert_eq!(outcomes, [(verdict, reply.trim_end().to_owned())]);
+        assert_eq!(close, CloseReason::AnsweredEarly(ringpost_smtp::reply::Reply::local(reply.trim_end())));
+    }
+}
+
 #[test]
 fn each_state_has_its_deadline() {
     let mut client = Client::new(&ClientSettings::default());

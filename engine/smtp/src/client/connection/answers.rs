@@ -116,7 +116,7 @@ impl Client {
                     }
                     None => slot.decide(verdict_of(reply), *reply),
                 }
-                self.give_up(CloseReason::ServiceClosing(*reply));
+                self.give_up(CloseReason::AnsweredEarly(*reply));
             }
             Expected::Dot(_, Some(recipient)) => {
                 self.outcome = Some(slot.delivery_answered(recipient, reply));
