@@ -216,8 +216,8 @@ async fn dial(
                     }
                 }
             }
-            Err(reason) if is_shortage(&reason) => {
-                // It would be the same at every host.
+            Err(reason) if is_shortage(&reason, &address) => {
+                // It would be the same at every host, and says nothing of this one.
                 shard.metrics.connect_failures.increment();
                 let reason = format!("connect to {name}: {reason}");
                 debug!(shard = shard.id, reason, "no connection");
@@ -268,8 +268,14 @@ fn client_settings(shard: &Shard, destination: DestinationId) -> ClientSettings 
 }
 
 /// Is it this system that has run out of what a connection takes?
-fn is_shortage(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+fn is_shortage(error: &io::Error, to: &HostAddress) -> bool {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => true,
+        // No port is left for this peer. A system without IPv6 says the same of each IPv6 address, and the next address may be of IPv4. What a
+        // firewall of this system forbids (EPERM, EACCES) it forbids for this host, and another one may be allowed.
+        Some(libc::EADDRNOTAVAIL) => matches!(to, HostAddress::Tcp(to) if to.ip().to_canonical().is_ipv4()),
+        _ => false,
+    }
 }
 
 fn connect_reason(error: &io::Error) -> String {
@@ -323,4 +329,25 @@ async fn connect(
         shard.forget_waiter(key);
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host whose ports were used up by our own connections counted as one that does not answer, and its breaker opened.
+    #[test]
+    fn a_system_without_ports_is_short_of_them_and_one_without_ipv6_is_not() {
+        let tcp = |address: &str| HostAddress::Tcp(address.parse().unwrap());
+        for (errno, to, expected) in [
+            (libc::EMFILE, tcp("192.0.2.1:25"), true),
+            (libc::EADDRNOTAVAIL, tcp("192.0.2.1:25"), true),
+            (libc::EADDRNOTAVAIL, tcp("[2001:db8::1]:25"), false),
+            (libc::EADDRNOTAVAIL, HostAddress::Unix("/run/lmtp.sock".into()), false),
+            (libc::EPERM, tcp("192.0.2.1:25"), false),
+            (libc::ECONNREFUSED, tcp("192.0.2.1:25"), false),
+        ] {
+            assert_eq!(is_shortage(&io::Error::from_raw_os_error(errno), &to), expected, "{errno} {to:?}");
+        }
+    }
 }
