@@ -2,7 +2,7 @@
 
 use std::{future::poll_fn, task::Poll};
 
-use ringpost_ring::Received;
+use ringpost_ring::{Conn, Received};
 use ringpost_smtp::{
     client::{ContentForm, Disconnect, TransactionId},
     stuffing::{BareLineEnd, Stuffing},
@@ -13,6 +13,20 @@ use crate::{content::MessageContent, outbound::Outbound, stored_envelope::Record
 
 /// Ranges of dot-stuffed content in one gathered send; content that is nothing but dots leaves in more of them.
 const RANGES_PER_SEND: usize = 512;
+
+/// What a peer has to take in the time of a block (RFC 5321 4.5.3.2.5). A piece of content is up to nine of them.
+const BLOCK_BYTES: u64 = 16 * 1024;
+
+/// Whether the peer has acknowledged a block of octets since this was last asked, or since the connection was made: one that stopped reading just
+/// after is noticed after twice the time.
+pub(crate) fn has_taken_block(conn: &Conn, acked: &mut u64) -> bool {
+    let now = conn.acked_bytes().unwrap_or(0);
+    let has_taken = now.saturating_sub(*acked) >= BLOCK_BYTES;
+    if has_taken {
+        *acked = now;
+    }
+    has_taken
+}
 
 impl Outbound<'_> {
     /// Sends the content whole, or up to a word of the peer, which comes back: it cannot be the answer to all of it.
@@ -103,12 +117,12 @@ impl Outbound<'_> {
         Disconnect::Abandoned
     }
 
-    /// Waits until the socket has taken what was queued, for at most the time of a block, or that of a drain, or until the peer says something.
+    /// Waits until the socket has taken what was queued, or until the peer says something. Each block has its time, and a drain the time that it has.
     async fn flush(&mut self) -> Result<Option<Received>, Disconnect> {
-        let due = self.shard.ring.now() + self.client.timeout();
+        let mut due = self.shard.ring.now() + self.client.timeout();
         self.deadline.set(self.shard.before_drain_ends(due));
-        let shard = self.shard;
-        let (conn, deadline, life) = (&self.conn, &self.deadline, &mut self.life);
+        let (shard, patience) = (self.shard, self.client.timeout());
+        let (conn, deadline, life, acked) = (&self.conn, &self.deadline, &mut self.life, &mut self.acked);
         poll_fn(|cx| {
             life.get_or_insert_with(|| shard.remember_waiter(cx.waker().clone()));
             if shard.is_ending() {
@@ -121,12 +135,22 @@ impl Outbound<'_> {
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Disconnect::Lost)),
                 Poll::Pending => {}
             }
-            match conn.poll_flush(cx) {
-                Poll::Ready(result) => Poll::Ready(result.map(|()| None).map_err(|_| Disconnect::Lost)),
-                // The drain's time is over and not the host's.
-                Poll::Pending if deadline.poll_expired(cx).is_ready() && shard.ring.now() < due => Poll::Ready(Err(Disconnect::Abandoned)),
-                Poll::Pending => deadline.poll_expired(cx).map(|()| Err(Disconnect::TimedOut)),
+            if let Poll::Ready(result) = conn.poll_flush(cx) {
+                return Poll::Ready(result.map(|()| None).map_err(|_| Disconnect::Lost));
             }
+            while deadline.poll_expired(cx).is_ready() {
+                let now = shard.ring.now();
+                if now < due {
+                    // The drain's time is over and not the host's.
+                    return Poll::Ready(Err(Disconnect::Abandoned));
+                }
+                if !has_taken_block(conn, acked) {
+                    return Poll::Ready(Err(Disconnect::TimedOut));
+                }
+                due = now + patience;
+                deadline.set(shard.before_drain_ends(due));
+            }
+            Poll::Pending
         })
         .await
     }

@@ -18,6 +18,7 @@ use ringpost_smtp::{
 
 use crate::{
     attempt::{Attempt, RecipientOutcome, Words},
+    content_sending::has_taken_block,
     declined::Declined,
     envelope_times::deliver_by_left,
     idling::Idling,
@@ -105,6 +106,8 @@ pub(crate) struct Outbound<'s> {
     broke_off: bool,
     /// The content's last octets are queued; the client is told when the socket has them: an answer that comes before is not to this content.
     pub(crate) dot_queued: bool,
+    /// Octets that the peer had acknowledged when that was last looked at.
+    pub(crate) acked: u64,
     /// Another destination waits for its seat: it takes no further message.
     pub(crate) giving_way: OnceCell<GivingWay<Dispatch>>,
     /// While it is being made or tested and has no message.
@@ -150,6 +153,7 @@ impl<'s> Outbound<'s> {
             is_ahead: false,
             broke_off: false,
             dot_queued: false,
+            acked: 0,
             giving_way: OnceCell::new(),
             soon_idle: None,
             parked: Rc::default(),
@@ -204,6 +208,9 @@ impl<'s> Outbound<'s> {
                         // The drain's time is over and not the host's.
                         Event::Ended(Disconnect::TimedOut) if self.shard.ring.now() < due => {
                             self.client.disconnected(Disconnect::Abandoned);
+                        }
+                        Event::Ended(Disconnect::TimedOut) if self.dot_queued && has_taken_block(&self.conn, &mut self.acked) => {
+                            awaited = None
                         }
                         Event::Ended(why) => self.client.disconnected(why),
                         Event::TimeOut | Event::Handed(_) => self.client.disconnected(Disconnect::TimedOut),

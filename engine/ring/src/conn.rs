@@ -359,6 +359,11 @@ impl Conn {
         self.slot(|slot| slot.sending.as_ref().map_or(0, |sending| sending.bytes()))
     }
 
+    /// Octets that the peer's system has acknowledged since the connection was made; none where it is not TCP. One system call.
+    pub fn acked_bytes(&self) -> Option<u64> {
+        socket::acked_bytes(self.as_raw_fd())
+    }
+
     /// Tells the peer that nothing more will come, after what was flushed.
     pub fn shutdown_write(&self) -> io::Result<()> {
         socket::shut_down(self.as_raw_fd(), Shutdown::Write)

@@ -148,6 +148,17 @@ pub(crate) fn local_addr(fd: RawFd) -> io::Result<SocketAddr> {
     raw.to_std()
 }
 
+/// Octets of this connection that its peer's kernel has acknowledged (RFC 4898, `tcpEStatsAppHCThruOctetsAcked`); none for what is not TCP.
+pub(crate) fn acked_bytes(fd: RawFd) -> Option<u64> {
+    /// Where `tcpi_bytes_acked` is in the kernel's `struct tcp_info`, in words of eight octets: behind 8 octets, 24 words of four, and two rates.
+    const BYTES_ACKED: usize = (8 + 24 * 4 + 2 * 8) / 8;
+    let mut info = [0u64; BYTES_ACKED + 1];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the array and its length are valid for the call, and any octets are integers.
+    let result = unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length) };
+    (result == 0 && length as usize == size_of_val(&info)).then_some(info[BYTES_ACKED])
+}
+
 fn set_option<T>(fd: RawFd, level: i32, name: i32, value: &T) -> io::Result<()> {
     // SAFETY: the value is valid for the call, and its length is its own.
     check(unsafe { libc::setsockopt(fd, level, name, (&raw const *value).cast(), size_of::<T>() as libc::socklen_t) }).map(drop)
@@ -159,7 +170,26 @@ fn check(result: i32) -> io::Result<i32> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::{fd::AsRawFd, unix::net::UnixStream};
+
     use super::*;
+
+    #[test]
+    fn what_a_peer_has_acknowledged_is_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        let before = acked_bytes(stream.as_raw_fd()).unwrap();
+        stream.write_all(&[b'x'; 5000]).unwrap();
+        peer.read_exact(&mut [0; 5000]).unwrap();
+        // An answer carries the acknowledgement of all that it is to.
+        peer.write_all(b"y").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        assert_eq!(acked_bytes(stream.as_raw_fd()), Some(before + 5000));
+        assert_eq!(acked_bytes(UnixStream::pair().unwrap().0.as_raw_fd()), None);
+    }
 
     #[test]
     fn addresses_survive_the_way_to_the_kernel_and_back() {
