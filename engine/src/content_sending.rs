@@ -14,7 +14,11 @@ use crate::{content::MessageContent, outbound::Outbound, stored_envelope::Record
 /// Ranges of dot-stuffed content in one gathered send; content that is nothing but dots leaves in more of them.
 const RANGES_PER_SEND: usize = 512;
 
-/// What a peer has to take in the time of a block (RFC 5321 4.5.3.2.5). A piece of content is up to nine of them.
+/// Commands of the message behind in one send with the end of the content. With more of them, as for a thousand recipients, the socket may not
+/// take the last of them before the content is answered, and an answer to content that has not left is none.
+const BEHIND_BYTES_MAX: usize = 2048;
+
+/// What a peer has to take in the time of a block (RFC 5321 4.5.3.2.5). A piece of content is up to thirty of them.
 const BLOCK_BYTES: u64 = 16 * 1024;
 
 /// Whether the peer has acknowledged a block of octets since this was last asked, or since the connection was made: one that stopped reading just
@@ -99,7 +103,7 @@ impl Outbound<'_> {
                     gather.push_pages(piece);
                 }
             }
-            if is_last && !behind.is_empty() {
+            if is_last && (1..=BEHIND_BYTES_MAX).contains(&behind.len()) {
                 gather.push_vec(std::mem::take(&mut behind));
             }
             self.conn.send(gather).map_err(|_| Disconnect::Lost)?;
@@ -108,7 +112,14 @@ impl Outbound<'_> {
             }
         }
         self.dot_queued = true;
-        Ok(None)
+        if behind.is_empty() {
+            return Ok(None);
+        }
+        let flushed = self.flush().await;
+        self.note_dot();
+        let said = flushed?;
+        self.conn.send(behind).map_err(|_| Disconnect::Lost)?;
+        Ok(said)
     }
 
     fn give_up_reading(&mut self, id: TransactionId, reason: &RecordError) -> Disconnect {

@@ -564,7 +564,7 @@ impl<'s> Outbound<'s> {
     }
 
     /// Tells the client once that the socket has the whole content. Whether it did.
-    fn note_dot(&mut self) -> bool {
+    pub(crate) fn note_dot(&mut self) -> bool {
         let left = self.dot_queued && self.conn.unsent_bytes() == 0;
         if left {
             self.dot_queued = false;

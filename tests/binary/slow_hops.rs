@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::client::Client;
 use crate::node::{Node, Setup};
+use crate::reports::send;
 
 /// In Python, since a small segment has to be asked for before the connection is there: with large ones a loopback socket holds megabytes.
 /// `slow` reads 32 KiB of content a second; `late` answers content and reads on half a second later.
@@ -89,4 +90,28 @@ fn a_message_that_goes_on_block_by_block_is_delivered() {
     Client::greeted(node.address).deliver("b@y.test", &format!("Subject: large\r\n\r\n{}", line.repeat((300 << 10) / line.len())));
     let log = node.wait_for_mail_log("to=<b@y.test>");
     assert!(log.contains("outcome=delivered") && !log.contains("outcome=deferred"), "{log}");
+}
+
+/// The end of content was in one send with the commands of the message behind it. Where the socket had no room for those, the content was answered
+/// before the send had ended, the answer was none to it, and the message was sent again.
+#[test]
+fn an_answer_counts_though_the_commands_behind_its_content_are_not_all_sent() {
+    let hop = SlowHop::start("late");
+    let retries = "[queue]\nretry_base = \"1h\"\nretry_cap = \"1h\"\n[delivery]\nconnections_max = 1\nwindow_initial = 1\n";
+    let node = Node::start(&Setup { retries, extra: "[shards]\nper_core = 1\ncores = \"0\"\n", ..Setup::to(hop.address) });
+    assert!(node.ask(&["queue", "pause", "--all"]).status.success());
+    let mut client = Client::greeted(node.address);
+    // Nothing is chained before a first content was answered.
+    for path in ["<first@z.test>", "<second@z.test>"] {
+        send(&mut client, "MAIL FROM:<a@x.test>", &[path], "Subject: x\r\n\r\nx");
+    }
+    let label = "l".repeat(60);
+    let many: Vec<String> = (0..600).map(|number| format!("<{number}@{label}.{label}.{label}.z.test>")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    send(&mut client, "MAIL FROM:<a@x.test>", &many, "Subject: x\r\n\r\nx");
+    node.wait_for_queue(|queue| queue.len() == 3);
+    assert!(node.ask(&["queue", "resume", "--all"]).status.success());
+    let log = node.wait_for_mail_log("to=<second@z.test>");
+    assert!(log.matches("outcome=delivered").count() >= 2 && !log.contains("outcome=deferred"), "{log}");
+    assert_eq!(crate::shards::counter(&node, "chained"), 1);
 }
