@@ -96,7 +96,7 @@ impl Deposit {
         }
         for (position, place) in std::mem::take(&mut self.places).into_iter().enumerate() {
             let Place::Open { file, bytes, mailbox } = place else { continue };
-            match settle(&file, bytes, &mailbox, || self.progress.turn_to(position)) {
+            match settle(&file, bytes, &mailbox, || self.progress.turn_to(position), File::sync_all) {
                 Ok(true) => self.progress.ended(position, &mailbox, Deposited::Written),
                 Ok(false) => mailbox.remove_draft(),
                 Err(error) => fail(&self.progress, position, &mailbox, error),
@@ -104,13 +104,19 @@ impl Deposit {
         }
     }
 
-    /// Leaves nothing behind.
+    /// Leaves nothing behind, as an end before [`Deposit::finish`] does: content that cannot be read, or the end of the process.
     pub fn discard(&mut self) {
         for place in self.places.drain(..) {
             if let Place::Open { mailbox, .. } = place {
                 mailbox.remove_draft();
             }
         }
+    }
+}
+
+impl Drop for Deposit {
+    fn drop(&mut self) {
+        self.discard();
     }
 }
 
@@ -247,6 +253,17 @@ mod tests {
         assert!(late.has(&to.name));
         late.forget(&to.name);
         assert!(!late.has(&to.name));
+    }
+
+    /// Where the content could not be read to its end, a part of it stayed in each `tmp`.
+    #[test]
+    fn what_is_given_up_leaves_nothing_in_tmp() {
+        let folder = tempfile::tempdir().unwrap();
+        let to = mailbox(folder.path());
+        let (mut half, _progress) = begin(&to, &Arc::default());
+        half.write(b"x\r\n");
+        drop(half);
+        assert_eq!(fs::read_dir(to.folder.join("tmp")).unwrap().count(), 0);
     }
 
     #[test]

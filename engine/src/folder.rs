@@ -30,9 +30,14 @@ pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
 }
 
 fn make_one(path: &Path) -> io::Result<()> {
+    if path.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    let above = path.parent().map(open_folder).transpose()?;
     match DirBuilder::new().mode(FOLDER_MODE).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.and_then(|()| path.parent().map_or(Ok(()), sync_folder)),
+        // One that stayed would be taken for durable by the next attempt.
+        made => made.and_then(|()| above.map_or(Ok(()), |above| above.sync_all().inspect_err(|_| drop(fs::remove_dir(path))))),
     }
 }
 
@@ -68,12 +73,18 @@ pub(crate) fn has_anything_above(path: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Makes creations, renames and removals in `folder` durable (S7).
+/// Makes creations, renames and removals in `folder` durable (S7), as far as they are not its caller's own: a change whose sync fails is to be
+/// taken back, so its folder is opened before it.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    open_folder(folder)?.sync_all()
+}
+
+/// A folder whose changes are to be synced. Opened before they are made: what has failed by then is told to those alone that are open, and once.
+pub(crate) fn open_folder(folder: &Path) -> io::Result<File> {
     // A relative path of one name lies in the working folder.
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     // Not a FIFO in its place, which would wait for a writer.
-    File::options().read(true).custom_flags(libc::O_DIRECTORY).open(folder)?.sync_all()
+    File::options().read(true).custom_flags(libc::O_DIRECTORY).open(folder)
 }
 
 #[cfg(test)]

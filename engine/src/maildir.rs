@@ -16,7 +16,7 @@ use std::{
 
 use tracing::warn;
 
-use crate::folder::{LinkToNothing, explained, has_anything_above, link_to_nothing, make_folder, sync_folder};
+use crate::folder::{LinkToNothing, explained, has_anything_above, link_to_nothing, make_folder, open_folder, sync_folder};
 
 /// Longest name of a file, in octets: Linux's `NAME_MAX`. Some file systems take less.
 pub const NAME_BYTES_MAX: usize = 255;
@@ -214,25 +214,41 @@ fn named(mailbox: &Mailbox, folder: &str) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Syncs the file and renames it; `bytes` are its length. Before each it asks whether to go on; false: it was not to.
-pub(crate) fn settle(file: &File, bytes: u64, mailbox: &Mailbox, goes_on: impl Fn() -> bool) -> io::Result<bool> {
+/// Makes the file durable as one in `new`, or not one in `new` at all; `bytes` are its length. Before each step it asks whether to go on; false:
+/// it was not to.
+pub(crate) fn settle(
+    file: &File,
+    bytes: u64,
+    mailbox: &Mailbox,
+    goes_on: impl Fn() -> bool,
+    sync: impl Fn(&File) -> io::Result<()>,
+) -> io::Result<bool> {
     if !goes_on() {
         return Ok(false);
     }
-    file.sync_all()?;
-    if !goes_on() {
-        return Ok(false);
-    }
+    sync(file)?;
     let new = mailbox.folder.join("new");
     let (from, to) = (mailbox.draft(), new.join(format!("{},S={bytes}", mailbox.name)));
-    match fs::rename(&from, &to) {
+    let folder = match open_folder(&new) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make_folder(&new)?;
-            fs::rename(&from, &to).map_err(|error| of_file_name(explained(error, &to), &to))?;
+            open_folder(&new).map_err(|error| explained(error, &new))?
         }
-        renamed => renamed.map_err(|error| of_file_name(error, &to))?,
+        opened => opened?,
+    };
+    if !goes_on() {
+        return Ok(false);
     }
-    sync_folder(&new).map(|()| true)
+    fs::rename(&from, &to).map_err(|error| of_file_name(explained(error, &to), &to))?;
+    match sync(&folder) {
+        // The next attempt would find it there, sync once more, and be told of no error: it has been told. One that was given up meanwhile
+        // leaves it: the next attempt may have found it.
+        Err(error) if goes_on() => {
+            let _ = fs::remove_file(&to);
+            Err(error)
+        }
+        synced => synced.map(|()| true),
+    }
 }
 
 /// Nothing stays in `tmp`. A sync that failed is not tried again: the next attempt writes a file of its own.
@@ -279,6 +295,29 @@ pub(crate) mod tests {
             head: b"Return-Path: <a@x.test>\r\n".into(),
             is_repeated: false,
             missing: Missing::Make,
+        }
+    }
+
+    /// A file whose name could not be synced stayed in `new` while its mail was told to be deferred; the next attempt found it, synced once more,
+    /// and since a failure is told once, took it for durable.
+    #[test]
+    fn what_cannot_be_synced_is_in_new_for_nobody() {
+        for fails_for_folder in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let to = mailbox(folder.path());
+            let file = open(&to, b"head\n").unwrap().unwrap();
+            let sync = |file: &File| match file.metadata()?.is_dir() == fails_for_folder {
+                true => Err(io::Error::from_raw_os_error(libc::EIO)),
+                false => file.sync_all(),
+            };
+            let error = settle(&file, 5, &to, || true, sync).unwrap_err();
+            assert!(refusal(&error).starts_with("451 4.3.0 "));
+            abandon(&to, &error);
+            for place in ["new", "tmp", "cur"] {
+                assert_eq!(fs::read_dir(to.folder.join(place)).unwrap().count(), 0, "{place}");
+            }
+            let repeated = Mailbox { is_repeated: true, ..to };
+            assert!(matches!(deliver(&repeated, &[b"x\r\n"], true), Deposited::Written));
         }
     }
 
