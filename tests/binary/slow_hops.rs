@@ -14,8 +14,10 @@ use crate::reports::send;
 const HOP: &str = r#"
 import socket, sys, threading, time
 listener = socket.socket()
-listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+# With these the sockets of both sides hold 140 and 50 KB.
+segment, buffer = (536, 4096) if sys.argv[1] == "slow" else (1400, 1)
+listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
 listener.bind(("127.0.0.1", 0))
 listener.listen()
 print(listener.getsockname()[1], flush=True)
@@ -41,7 +43,7 @@ def serve(stream):
         while True:
             line = take(b"\r\n").upper()
             if line.startswith(b"EHLO"):
-                stream.sendall(b"250-hop.test\r\n250-PIPELINING\r\n250 SIZE 100000000\r\n")
+                stream.sendall(b"250-hop.test\r\n250-PIPELINING\r\n250-DSN\r\n250 SIZE 100000000\r\n")
             elif line.startswith(b"DATA"):
                 stream.sendall(b"354 Go on\r\n")
                 take(b"\r\n.\r\n")
@@ -105,8 +107,10 @@ fn an_answer_counts_though_the_commands_behind_its_content_are_not_all_sent() {
     for path in ["<first@z.test>", "<second@z.test>"] {
         send(&mut client, "MAIL FROM:<a@x.test>", &[path], "Subject: x\r\n\r\nx");
     }
-    let label = "l".repeat(60);
-    let many: Vec<String> = (0..600).map(|number| format!("<{number}@{label}.{label}.{label}.z.test>")).collect();
+    // As many as there are in one transaction, with commands as long as they can be.
+    let (label, original) = ("l".repeat(55), "o".repeat(480));
+    let rcpt = |number: u16| format!("<{number}@{label}.{label}.{label}.{label}.z.test> NOTIFY=FAILURE ORCPT=rfc822;{original}");
+    let many: Vec<String> = (0..100).map(rcpt).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     send(&mut client, "MAIL FROM:<a@x.test>", &many, "Subject: x\r\n\r\nx");
     node.wait_for_queue(|queue| queue.len() == 3);
