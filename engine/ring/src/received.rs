@@ -15,7 +15,8 @@ enum Bytes {
         bid: u16,
         len: u32,
     },
-    /// They waited on the heap, because the arena was short. Boxed, as each session has place for this.
+    /// They waited on the heap, because the arena was short.
+    #[expect(clippy::box_collection, reason = "each session has place for this, and hardly one needs it")]
     Copied(Box<Vec<u8>>),
 }
 
