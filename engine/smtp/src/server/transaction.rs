@@ -3,7 +3,7 @@
 use super::action::Action;
 use super::replies::{Line, Replies, lines};
 use super::session::{Session, State, Transaction};
-use crate::address::{AddressError, PathKind};
+use crate::address::PathKind;
 use crate::command::path_and_parameters;
 use crate::content::{ContentScanner, Defect, Framing};
 use crate::envelope::Origin;
@@ -94,15 +94,16 @@ impl Session {
         let options = self.settings.options();
         let pushed = self.envelope.push_recipient(|out| {
             let start = out.len();
-            let taken = path_and_parameters(argument, PathKind::Forward, options.paths, out)?;
+            let taken = path_and_parameters(argument, PathKind::Forward, options.paths, out);
             // RFC 5321 4.5.1: a `Postmaster` without a domain is ours, wherever our mail goes.
             if let Some(postmaster) = &options.postmaster
+                && taken.is_ok()
                 && out[start..] == *b"postmaster"
             {
                 out.truncate(start);
                 out.extend_from_slice(postmaster.as_bytes());
             }
-            Ok::<_, AddressError>(taken)
+            taken
         });
         let (path, rest) = pushed.map_err(|_| lines::BAD_RECIPIENT)?;
         let smtputf8 = self.envelope.view().smtputf8();
