@@ -123,6 +123,50 @@ fn what_was_tried_before_a_drain_is_not_delivered_twice_when_that_is_cut_short()
     }
 }
 
+/// The same while the queue gives no answer about it: where the answer came at once the node had it before its first attempt, so that nothing showed that it was
+/// not waited for.
+#[test]
+fn what_was_tried_before_a_drain_that_was_cut_short_waits_for_the_queues_word() {
+    let mut rig = mail_rig(&[LOCAL, SHARES]);
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let seen = is_silent.clone();
+    rig.by_way_of(0, move |words| match seen.load(Ordering::SeqCst) && (runs(words, "queue_withdraw") || runs(words, "queue_known")) {
+        true => Passage::Instead(REFUSED),
+        false => Passage::Through,
+    });
+    let maildir = "via = \"maildir\"\npath = \"mail/n1/{domain}/{local}\"";
+    let busy = format!("via = \"smarthost\"\nhosts = [\"127.0.0.1:{}\"]\nretry_base = \"1s\"\nretry_cap = \"1s\"", puts_off());
+    rig.change(0, maildir, &busy);
+    rig.start_node(0);
+    rig.send(0, 3);
+    let attempts = |line: &str| serde_json::from_str::<Value>(line).unwrap()["attempts"].as_u64().unwrap();
+    wait_for("an attempt at each", || {
+        (rig.nodes[0].ringpost("queue", &["ls", "--json"]).1.lines().filter(|line| attempts(line) > 0).count() == 3).then_some(())
+    });
+    rig.start_node(1);
+    let is_taker = |node: &Value| node["id"] == "n2" && node["metadata"]["takes_mail"] == "yes";
+    wait_for("a taker", || rig.nodes[0].get("/api/cluster/nodes")?.as_array()?.iter().any(is_taker).then_some(()));
+    rig.nodes[1].process.as_ref().unwrap().signal("-STOP");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+    program.args(["drain", "--to-cluster", "-c"]).arg(&rig.nodes[0].config).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut drain = Process(program.spawn().unwrap());
+    wait_for("three offers", || (rig.nodes[0].get("/api/queue/stats")?["pending"] == 3).then_some(()));
+    rig.nodes[0].process = None;
+    assert_ne!(drain.0.wait().unwrap().code(), Some(0));
+    rig.nodes[1].process.as_ref().unwrap().signal("-CONT");
+    assert_eq!(wait_for("delivery of all by the other", || rig.all_there(3)), 3);
+    rig.change(0, &busy, maildir);
+    is_silent.store(true, Ordering::SeqCst);
+    rig.start_node(0);
+    // What comes behind it is delivered at once.
+    rig.send(3, 6);
+    assert_eq!(wait_for("delivery of what came since", || rig.all_there(6)), 6, "each once");
+    assert_eq!(rig.messages_at(0), Some(3), "they wait for the queue's word");
+    is_silent.store(false, Ordering::SeqCst);
+    wait_for("an empty node", || (rig.messages_at(0)? == 0).then_some(()));
+    assert_eq!(rig.all_there(6), Some(6), "each once");
+}
+
 /// Whether a node's spool says that all of its mail, tried mail too, may be in the queue.
 fn is_noted(rig: &Rig) -> bool {
     fs::read_to_string(rig.folder.path().join("spool1/cluster/offers")).is_ok_and(|text| text.lines().any(|line| line == "drained"))
