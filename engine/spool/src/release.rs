@@ -71,7 +71,10 @@ impl<H: Host> Log<H> {
                 count += 1;
             }
         }
-        for number in self.segments.unread_uses(self.index.id(at).boot) {
+        let boot = self.index.id(at).boot;
+        // Of this life everything was read; going over all segments for each message is only for what a start left behind.
+        let unread = (boot < self.config.boot).then(|| self.segments.unread_uses(boot));
+        for number in unread.into_iter().flatten() {
             if count < HOMES_MAX && !homes[..count].contains(&number) {
                 homes[count] = number;
                 count += 1;

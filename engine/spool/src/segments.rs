@@ -236,9 +236,11 @@ impl Segments {
 
     /// Segments that could not be read whole at the start `boot`.
     pub(crate) fn doubts(&self, boot: u64) -> impl Iterator<Item = (SegmentFile, Doubt)> {
-        let fresh = Doubt { since: boot, below: self.first_number };
+        // Of a use that is known none comes after it: its segment is not used again before it was read.
+        let below = |segment: &Segment| if segment.unknown_use { self.first_number } else { segment.number + 1 };
+        let fresh = move |segment: &Segment| Doubt { since: boot, below: below(segment) };
         let unread = self.slots.iter().filter(|segment| segment.unread_upto.is_some());
-        unread.map(move |segment| (segment.file, segment.doubt.unwrap_or(fresh)))
+        unread.map(move |segment| (segment.file, segment.doubt.unwrap_or_else(|| fresh(segment))))
     }
 
     pub(crate) fn free_count(&self) -> usize {
