@@ -140,6 +140,8 @@ async fn dial(
 ) -> Dialed {
     let mut tried = dispatch.as_ref().map_or_else(HostsTried::default, |dispatch| shard.queue.borrow().hosts_to_try(dispatch));
     let mut is_crowded = false;
+    // No port of this machine is left for one of the hosts, which says nothing of it, nor of the others.
+    let mut lacks_ports: Option<String> = None;
     // Of the hosts that put `dispatch` off, the last one's.
     let mut words: Option<Words> = None;
     let settings = client_settings(shard, destination);
@@ -177,6 +179,10 @@ async fn dial(
             if dispatch.is_none() {
                 // One that was made ahead: no mail waited for it, so there is no attempt that could count, or be paused for.
                 return Dialed::NoHost(None);
+            }
+            if let Some(reason) = lacks_ports {
+                drop(queue);
+                return put_off_for_shortage(shard, destination, dispatch, &reason);
             }
             return if queue.ends_round(destination, tried, now) { Dialed::NoHost(dispatch) } else { Dialed::PutOff(dispatch) };
         };
@@ -216,27 +222,25 @@ async fn dial(
                     }
                 }
             }
-            Err(reason) if is_shortage(&reason, &address) => {
+            Err(reason) if is_shortage(&reason) => {
                 // It would be the same at every host, and says nothing of this one.
                 shard.metrics.connect_failures.increment();
                 let reason = format!("connect to {name}: {reason}");
                 debug!(shard = shard.id, reason, "no connection");
-                // Connections that are up go on; only where there is none the destination waits.
-                let (up, now) = (shard.pool.up(destination), shard.now_ms());
-                match up {
-                    0 => shard.queue.borrow_mut().shortage(destination, &reason, now),
-                    up => shard.queue.borrow_mut().crowded(destination, up, now),
-                }
-                return match (dispatch, words) {
-                    (Some(dispatch), Some(words)) => {
+                let put_off = put_off_for_shortage(shard, destination, dispatch, &reason);
+                return match (put_off, words) {
+                    (Dialed::NoHost(Some(dispatch)) | Dialed::PutOff(Some(dispatch)), Some(words)) => {
                         shard.settle_declined(dispatch, words, tried);
                         Dialed::Served
                     }
-                    (Some(dispatch), None) if up == 0 && shard.queue.borrow_mut().tells_shortage(destination, now) => {
-                        Dialed::NoHost(Some(dispatch))
-                    }
-                    (dispatch, _) => Dialed::PutOff(dispatch),
+                    (put_off, _) => put_off,
                 };
+            }
+            Err(reason) if lacks_port(&reason, &address) => {
+                shard.metrics.connect_failures.increment();
+                let reason = format!("connect to {name}: {reason}");
+                debug!(shard = shard.id, reason, "no connection");
+                lacks_ports.get_or_insert(reason);
             }
             Err(reason) => {
                 shard.metrics.connect_failures.increment();
@@ -245,6 +249,20 @@ async fn dial(
                 shard.queue.borrow_mut().host_failed(destination, host, &reason, shard.now_ms());
             }
         }
+    }
+}
+
+/// Connections that are up go on; only where there is none the destination waits.
+fn put_off_for_shortage(shard: &Shard, destination: DestinationId, dispatch: Option<Dispatch>, reason: &str) -> Dialed {
+    let (up, now) = (shard.pool.up(destination), shard.now_ms());
+    let mut queue = shard.queue.borrow_mut();
+    match up {
+        0 => queue.shortage(destination, reason, now),
+        up => queue.crowded(destination, up, now),
+    }
+    match dispatch {
+        Some(dispatch) if up == 0 && queue.tells_shortage(destination, now) => Dialed::NoHost(Some(dispatch)),
+        dispatch => Dialed::PutOff(dispatch),
     }
 }
 
@@ -267,15 +285,15 @@ fn client_settings(shard: &Shard, destination: DestinationId) -> ClientSettings 
     ClientSettings { helo_name: shard.hostname.clone(), pipelining: true, timeouts, protocol }
 }
 
-/// Is it this system that has run out of what a connection takes?
-fn is_shortage(error: &io::Error, to: &HostAddress) -> bool {
-    match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => true,
-        // No port is left for this peer. A system without IPv6 says the same of each IPv6 address, and the next address may be of IPv4. What a
-        // firewall of this system forbids (EPERM, EACCES) it forbids for this host, and another one may be allowed.
-        Some(libc::EADDRNOTAVAIL) => matches!(to, HostAddress::Tcp(to) if to.ip().to_canonical().is_ipv4()),
-        _ => false,
-    }
+/// Is it this system that has run out of what a connection takes, whichever host it is to? What a firewall of this system forbids (EPERM, EACCES)
+/// it forbids for this host, and another one may be allowed.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// Is no port of this system left for this host? A system without IPv6 says the same of each IPv6 address, and those count as failed.
+fn lacks_port(error: &io::Error, to: &HostAddress) -> bool {
+    error.raw_os_error() == Some(libc::EADDRNOTAVAIL) && matches!(to, HostAddress::Tcp(to) if to.ip().to_canonical().is_ipv4())
 }
 
 fn connect_reason(error: &io::Error) -> String {
@@ -340,14 +358,15 @@ mod tests {
     fn a_system_without_ports_is_short_of_them_and_one_without_ipv6_is_not() {
         let tcp = |address: &str| HostAddress::Tcp(address.parse().unwrap());
         for (errno, to, expected) in [
-            (libc::EMFILE, tcp("192.0.2.1:25"), true),
-            (libc::EADDRNOTAVAIL, tcp("192.0.2.1:25"), true),
-            (libc::EADDRNOTAVAIL, tcp("[2001:db8::1]:25"), false),
-            (libc::EADDRNOTAVAIL, HostAddress::Unix("/run/lmtp.sock".into()), false),
-            (libc::EPERM, tcp("192.0.2.1:25"), false),
-            (libc::ECONNREFUSED, tcp("192.0.2.1:25"), false),
+            (libc::EMFILE, tcp("192.0.2.1:25"), (true, false)),
+            (libc::EADDRNOTAVAIL, tcp("192.0.2.1:25"), (false, true)),
+            (libc::EADDRNOTAVAIL, tcp("[2001:db8::1]:25"), (false, false)),
+            (libc::EADDRNOTAVAIL, HostAddress::Unix("/run/lmtp.sock".into()), (false, false)),
+            (libc::EPERM, tcp("192.0.2.1:25"), (false, false)),
+            (libc::ECONNREFUSED, tcp("192.0.2.1:25"), (false, false)),
         ] {
-            assert_eq!(is_shortage(&io::Error::from_raw_os_error(errno), &to), expected, "{errno} {to:?}");
+            let error = io::Error::from_raw_os_error(errno);
+            assert_eq!((is_shortage(&error), lacks_port(&error, &to)), expected, "{errno} {to:?}");
         }
     }
 }
