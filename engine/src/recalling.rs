@@ -28,9 +28,11 @@ const RECALLS_PER_CALL: usize = 512;
 /// What a shard has asked back.
 #[derive(Default)]
 pub(crate) struct Recalling {
-    waiting: RefCell<HashMap<QueueId, Vec<Rc<Wait>>>>,
+    waiting: RefCell<HashMap<QueueId, Asked>>,
     /// Of that, what the coordinator has not got.
     unsent: RefCell<VecDeque<QueueId>>,
+    /// Of these, what somebody waits for.
+    urgent: RefCell<VecDeque<QueueId>>,
     waker: RefCell<Option<Waker>>,
     /// Its life has ended.
     overdue: Gathered<QueueId>,
@@ -100,6 +102,14 @@ impl<T> Crowded<T> {
     }
 }
 
+/// A message that is asked back.
+#[derive(Default)]
+struct Asked {
+    waits: Vec<Rc<Wait>>,
+    /// The coordinator has it.
+    is_sent: bool,
+}
+
 /// Somebody who waits for answers.
 struct Wait {
     left: Cell<usize>,
@@ -110,17 +120,15 @@ struct Wait {
 impl Recalling {
     fn ask(&self, id: QueueId, wait: Option<Rc<Wait>>) {
         let mut waiting = self.waiting.borrow_mut();
-        let waits = waiting.entry(id).or_insert_with(|| {
-            let mut unsent = self.unsent.borrow_mut();
-            // Where somebody waits it is about some mail, and now; the rest can be a long queue.
-            if wait.is_some() {
-                unsent.push_front(id)
-            } else {
-                unsent.push_back(id)
-            }
-            Vec::new()
+        let asked = waiting.entry(id).or_insert_with(|| {
+            self.unsent.borrow_mut().push_back(id);
+            Asked::default()
         });
-        waits.extend(wait);
+        // Where somebody waits it is about some mail, and now; the rest can be a long queue, of which this may be a part.
+        if wait.is_some() && !asked.is_sent && asked.waits.is_empty() {
+            self.urgent.borrow_mut().push_back(id);
+        }
+        asked.waits.extend(wait);
         drop(waiting);
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -134,9 +142,18 @@ impl Recalling {
 
     /// The next of what the coordinator has not got.
     fn unsent(&self) -> Vec<QueueId> {
-        let mut unsent = self.unsent.borrow_mut();
-        let count = unsent.len().min(RECALLS_PER_CALL);
-        unsent.drain(..count).collect()
+        let (mut waiting, mut urgent, mut unsent) = (self.waiting.borrow_mut(), self.urgent.borrow_mut(), self.unsent.borrow_mut());
+        let mut next = std::iter::from_fn(|| urgent.pop_front().or_else(|| unsent.pop_front()));
+        let mut told = Vec::with_capacity(RECALLS_PER_CALL.min(waiting.len()));
+        while told.len() < RECALLS_PER_CALL
+            && let Some(id) = next.next()
+        {
+            // What was urgent stands in the other list as well.
+            if waiting.get_mut(&id).is_some_and(|asked| !std::mem::replace(&mut asked.is_sent, true)) {
+                told.push(id);
+            }
+        }
+        told
     }
 
     /// Mail of an earlier run, found offered by a node that would not offer it.
@@ -190,7 +207,7 @@ impl Shard {
             if self.recalling.retracted.borrow_mut().remove(&id) && answer == Recalled::Out {
                 retracted.push(id);
             }
-            let waits = self.recalling.waiting.borrow_mut().remove(&id).unwrap_or_default();
+            let Asked { waits, .. } = self.recalling.waiting.borrow_mut().remove(&id).unwrap_or_default();
             for wait in waits {
                 wait.answers.borrow_mut().insert(id, answer);
                 wait.left.set(wait.left.get().saturating_sub(1));
@@ -366,10 +383,13 @@ mod tests {
         let (recalling, id) = (Recalling::default(), |sequence| QueueId { boot: 1, shard: 0, sequence });
         (0..1000).for_each(|sequence| recalling.retract(id(sequence)));
         let wait = Wait { left: Cell::new(1), answers: RefCell::default(), waker: RefCell::default() };
-        recalling.ask(id(5000), Some(Rc::new(wait)));
+        let wait = Rc::new(wait);
+        // One of them, and one that nobody had asked back.
+        recalling.ask(id(999), Some(wait.clone()));
+        recalling.ask(id(5000), Some(wait));
         let told: Vec<Vec<QueueId>> = std::iter::from_fn(|| Some(recalling.unsent()).filter(|ids| !ids.is_empty())).collect();
         assert_eq!(told.iter().map(Vec::len).collect::<Vec<_>>(), [512, 489]);
-        assert_eq!(told[0][0], id(5000));
+        assert_eq!(told[0][..2], [id(999), id(5000)]);
         assert_eq!(told.concat().len(), 1001);
         assert!(recalling.is_wanted(id(999)));
     }
