@@ -37,7 +37,6 @@ pub(crate) fn next_boot(spool: &Path) -> Result<u32, SpoolHomeError> {
     next_boot_at(spool, seconds)
 }
 
-/// `seconds`: what the clock shows, since 1970.
 /// The number of the newest start so far, if there was one and it is sure.
 pub(crate) fn newest_boot(spool: &Path) -> Option<u64> {
     let mut slots = Vec::with_capacity(FILE_BYTES);
@@ -48,6 +47,7 @@ pub(crate) fn newest_boot(spool: &Path) -> Option<u64> {
     }
 }
 
+/// `seconds`: what the clock shows, since 1970.
 fn next_boot_at(spool: &Path, seconds: u64) -> Result<u32, SpoolHomeError> {
     let path = spool.join("boot");
     if seconds > CLOCK_SECONDS_MAX {

@@ -255,6 +255,17 @@ mod tests {
         assert!(!late.has(&to.name));
     }
 
+    /// Sixteen mailboxes on a slow disk were opened in one step, which took longer than a step may, and so did each further attempt.
+    #[test]
+    fn a_deposit_that_turns_to_one_mailbox_after_the_other_moves() {
+        let folder = tempfile::tempdir().unwrap();
+        let to = mailbox(folder.path());
+        let (deposit, progress) = begin(&to, &Arc::default());
+        assert_eq!([progress.has_moved(), progress.has_moved()], [true, false]);
+        deposit.finish();
+        assert_eq!([progress.has_moved(), progress.has_moved()], [true, false]);
+    }
+
     /// Where the content could not be read to its end, a part of it stayed in each `tmp`.
     #[test]
     fn what_is_given_up_leaves_nothing_in_tmp() {

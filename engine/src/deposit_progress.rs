@@ -58,13 +58,15 @@ struct State {
     ends: Vec<Option<Deposited>>,
     /// The mailbox that is worked at.
     at: usize,
+    /// It went on since this was asked last.
+    has_moved: bool,
     is_given_up: bool,
 }
 
 impl DepositProgress {
     /// Nothing is done.
     pub fn new(mailboxes: &[Mailbox], late: Arc<LateDeposits>) -> Self {
-        let state = State { ends: mailboxes.iter().map(|_| None).collect(), at: 0, is_given_up: false };
+        let state = State { ends: mailboxes.iter().map(|_| None).collect(), at: 0, has_moved: false, is_given_up: false };
         let folders = mailboxes.iter().map(|mailbox| mailbox.folder.clone()).collect();
         DepositProgress(Arc::new(Known { folders, late, state: Mutex::new(state) }))
     }
@@ -72,8 +74,13 @@ impl DepositProgress {
     /// The thread turns to a mailbox; false: nobody waits any more, and nothing further is to be done.
     pub fn turn_to(&self, mailbox: usize) -> bool {
         let mut state = self.state();
-        state.at = mailbox;
+        (state.at, state.has_moved) = (mailbox, true);
         !state.is_given_up
+    }
+
+    /// Has the thread turned to a mailbox since this was asked last? One that goes on, however slowly, does not hang.
+    pub fn has_moved(&self) -> bool {
+        std::mem::take(&mut self.state().has_moved)
     }
 
     /// A mailbox came to this.

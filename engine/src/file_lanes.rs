@@ -130,6 +130,11 @@ impl<J> FileLanes<J> {
         self.lanes.iter().any(|known| &*known.name == lane && known.stuck.len() >= STUCK_MAX)
     }
 
+    /// How much is stuck, in all lanes.
+    pub fn stuck(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.stuck.len()).sum()
+    }
+
     /// Does something hang at this place?
     pub fn hangs_at(&self, place: &Path) -> bool {
         self.lanes.iter().any(|lane| lane.stuck.iter().any(|(_, stuck)| stuck == place))
@@ -179,6 +184,7 @@ mod tests {
             assert_eq!(lanes.give_up(number, format!("/m/{number}").into()), GivenUp::Stuck);
         }
         assert!(lanes.is_shut("a") && !lanes.is_shut("b"));
+        assert_eq!(lanes.stuck(), STUCK_MAX);
         assert!(lanes.hangs_at(Path::new("/m/2")) && !lanes.hangs_at(Path::new("/m/9")));
         assert_eq!(lanes.ended(2), Some("/m/2".into()));
         assert!(!lanes.is_shut("a") && !lanes.hangs_at(Path::new("/m/2")));

@@ -18,8 +18,10 @@ use tracing::info;
 
 use crate::file_lanes::{FileLanes, GivenUp};
 
-/// Threads of one shard, begun when they are needed, those that are stuck among them: with all of them stuck work waits until its time is over.
+/// Threads of one shard that are not stuck, begun when they are needed.
 const THREADS_MAX: usize = 32;
+/// With those that are stuck: beyond it work waits until its time is over.
+const THREADS_AND_STUCK_MAX: usize = 256;
 /// Threads that are kept while there is nothing to do.
 const IDLE_MAX: usize = 2;
 
@@ -173,7 +175,7 @@ impl FileThreads {
         if runnable > 0 {
             self.pool.changed.notify_all();
         }
-        while state.idle < runnable && state.threads < THREADS_MAX {
+        while state.idle < runnable && state.threads < THREADS_AND_STUCK_MAX && state.threads - state.lanes.stuck() < THREADS_MAX {
             let pool = self.pool.clone();
             thread::Builder::new().name("files".to_owned()).spawn(move || pool.serve())?;
             state.threads += 1;

@@ -80,7 +80,14 @@ impl Shard {
                 Event::PrepareFailed { result, keeps_closed: true } => {
                     if !lacks_segment.replace(true) {
                         let directory = committer.directory();
+                        let is_full = [libc::ENOSPC, libc::EDQUOT].map(i64::from).contains(&-result);
+                        if !is_full {
+                            error!(shard = shard.id, log = number, directory = %directory.display(), errno = -result, "no segment of this log is free, and none can be made for want of descriptors or memory: what is in it is kept and not delivered, since that could not be recorded. It is tried again and goes on by itself");
+                        } else if number != shard.id {
+                            error!(shard = shard.id, log = number, directory = %directory.display(), bytes = shard.config().spool.segment_bytes.bytes(), errno = -result, "no segment of the log of a shard that no longer exists is free, and there is no room to make one: what is in it is kept and not delivered, since that could not be recorded. Make so many bytes free on its file system, and it goes on by itself. Remove none of its files");
+                        } else {
                         error!(shard = shard.id, log = number, directory = %directory.display(), bytes = shard.config().spool.segment_bytes.bytes(), errno = -result, "no segment of this log is free, and there is no room to make one: mail is answered with 452, and what is in the log is kept and not delivered, since it could not be recorded. Make so many bytes free on its file system, and it goes on by itself. Remove none of its files");
+                        }
                     }
                     // Whoever comes is to hear of it, instead of nothing.
                     if number == shard.id {

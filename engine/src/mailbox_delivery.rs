@@ -5,6 +5,7 @@ use std::{
     future::poll_fn,
     path::PathBuf,
     rc::Rc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -263,7 +264,7 @@ async fn deposit(
     Ok(ends.into_iter().enumerate().map(|(position, end)| end.map_or_else(|| unsaid(position), End::Came)).collect())
 }
 
-/// How long a shard waits for the threads: for each step the time that is set, and never longer than a drain.
+/// How long a shard waits for the threads: for each mailbox of a step the time that is set, and never longer than a drain.
 struct Patience<'s> {
     shard: &'s Shard,
     lane: &'s str,
@@ -281,6 +282,7 @@ impl<'s> Patience<'s> {
 
     async fn step<R: Send + 'static>(&self, goes_on: bool, work: impl FnOnce() -> R + Send + 'static) -> Result<R, NotRun> {
         let timeout: Duration = self.shard.config().delivery.maildir_timeout;
+        self.progress.has_moved();
         self.due.set(self.shard.ring.now() + timeout);
         self.deadline.set(self.shard.before_drain_ends(self.due.get()));
         let over = poll_fn(|cx| {
@@ -290,7 +292,14 @@ impl<'s> Patience<'s> {
             if self.shard.is_ending() {
                 self.deadline.set(self.shard.before_drain_ends(self.due.get()));
             }
-            self.deadline.poll_expired(cx)
+            while self.deadline.poll_expired(cx).is_ready() {
+                if self.shard.ring.now() < self.due.get() || !self.progress.has_moved() {
+                    return Poll::Ready(());
+                }
+                self.due.set(self.shard.ring.now() + timeout);
+                self.deadline.set(self.shard.before_drain_ends(self.due.get()));
+            }
+            Poll::Pending
         });
         let Shard { file_threads, ring, .. } = self.shard;
         file_threads.run(ring, self.lane, goes_on, work, over, || self.progress.folder()).await
