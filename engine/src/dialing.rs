@@ -227,13 +227,13 @@ async fn dial(
                 shard.metrics.connect_failures.increment();
                 let reason = format!("connect to {name}: {reason}");
                 debug!(shard = shard.id, reason, "no connection");
-                let put_off = put_off_for_shortage(shard, destination, dispatch, &reason);
-                return match (put_off, words) {
-                    (Dialed::NoHost(Some(dispatch)) | Dialed::PutOff(Some(dispatch)), Some(words)) => {
+                return match (dispatch, words) {
+                    (Some(dispatch), Some(words)) => {
+                        note_shortage(shard, destination, &reason);
                         shard.settle_declined(dispatch, words, tried);
                         Dialed::Served
                     }
-                    (put_off, _) => put_off,
+                    (dispatch, _) => put_off_for_shortage(shard, destination, dispatch, &reason),
                 };
             }
             Err(reason) if lacks_port(&reason, &address) => {
@@ -252,16 +252,20 @@ async fn dial(
     }
 }
 
-/// Connections that are up go on; only where there is none the destination waits.
-fn put_off_for_shortage(shard: &Shard, destination: DestinationId, dispatch: Option<Dispatch>, reason: &str) -> Dialed {
+/// Connections that are up go on; only where there is none the destination waits. Returns how many are up.
+fn note_shortage(shard: &Shard, destination: DestinationId, reason: &str) -> u32 {
     let (up, now) = (shard.pool.up(destination), shard.now_ms());
-    let mut queue = shard.queue.borrow_mut();
     match up {
-        0 => queue.shortage(destination, reason, now),
-        up => queue.crowded(destination, up, now),
+        0 => shard.queue.borrow_mut().shortage(destination, reason, now),
+        up => shard.queue.borrow_mut().crowded(destination, up, now),
     }
+    up
+}
+
+fn put_off_for_shortage(shard: &Shard, destination: DestinationId, dispatch: Option<Dispatch>, reason: &str) -> Dialed {
+    let up = note_shortage(shard, destination, reason);
     match dispatch {
-        Some(dispatch) if up == 0 && queue.tells_shortage(destination, now) => Dialed::NoHost(Some(dispatch)),
+        Some(dispatch) if up == 0 && shard.queue.borrow_mut().tells_shortage(destination, shard.now_ms()) => Dialed::NoHost(Some(dispatch)),
         dispatch => Dialed::PutOff(dispatch),
     }
 }

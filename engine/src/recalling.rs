@@ -153,6 +153,10 @@ impl Recalling {
                 told.push(id);
             }
         }
+        // What is left is something to tell, or nothing: who asks takes an empty answer for the end of the shard.
+        while unsent.front().is_some_and(|id| waiting.get(id).is_none_or(|asked| asked.is_sent)) {
+            unsent.pop_front();
+        }
         told
     }
 
@@ -392,5 +396,19 @@ mod tests {
         assert_eq!(told[0][..2], [id(999), id(5000)]);
         assert_eq!(told.concat().len(), 1001);
         assert!(recalling.is_wanted(id(999)));
+    }
+
+    /// An answer with nothing in it was the end of the shard to the coordinator, which asked no more.
+    #[test]
+    fn nothing_is_left_to_tell_once_all_has_been_told() {
+        let (recalling, id) = (Recalling::default(), |sequence| QueueId { boot: 1, shard: 0, sequence });
+        let wait = || Some(Rc::new(Wait { left: Cell::new(1), answers: RefCell::default(), waker: RefCell::default() }));
+        (0..RECALLS_PER_CALL as u64).for_each(|sequence| recalling.ask(id(sequence), wait()));
+        assert_eq!(recalling.unsent().len(), RECALLS_PER_CALL);
+        assert!(recalling.unsent.borrow().is_empty());
+        (1000..1000 + RECALLS_PER_CALL as u64).for_each(|sequence| recalling.retract(id(sequence)));
+        recalling.ask(id(999 + RECALLS_PER_CALL as u64), wait());
+        assert_eq!(recalling.unsent().len(), RECALLS_PER_CALL);
+        assert!(recalling.unsent.borrow().is_empty());
     }
 }
