@@ -112,8 +112,8 @@ pub(crate) struct HomeCalls {
     #[expect(clippy::vec_box, reason = "they travel in their boxes")]
     spare: RefCell<Vec<Box<Parcel>>>,
     guests: RefCell<Slab<GuestCall>>,
-    /// Nothing that is out comes to an end before (unix ms).
-    nearest_end: Cell<u64>,
+    /// Nothing that is out comes to an end before (unix ms); `None`: not at all.
+    nearest_end: Cell<Option<u64>>,
     pub(crate) fetches: Fetches,
 }
 
@@ -155,9 +155,8 @@ fn ends_of(queue: &Queue, dispatch: &Dispatch) -> impl Iterator<Item = u64> {
 }
 
 /// The ends that are to come of one that is out.
-fn note_nearest(nearest: &Cell<u64>, queue: &Queue, dispatch: &Dispatch, now: u64) {
-    let next = ends_of(queue, dispatch).filter(|&end| end > now).min();
-    nearest.set(next.map_or(nearest.get(), |end| end.min(nearest.get())));
+fn note_nearest(nearest: &Cell<Option<u64>>, queue: &Queue, dispatch: &Dispatch, now: u64) {
+    nearest.set(ends_of(queue, dispatch).filter(|&end| end > now).chain(nearest.get()).min());
 }
 
 /// The owner's side.
@@ -270,13 +269,13 @@ impl Shard {
     /// What is out and has come to the end of its life since it was asked for comes home, unless it is being attempted: it expires where it waits.
     pub(crate) fn end_what_is_out(self: &Rc<Self>) {
         let now = self.now_ms();
-        if now < self.homes.nearest_end.get() {
+        if self.homes.nearest_end.get().is_none_or(|at| now < at) {
             return;
         }
         let mut over = Vec::new();
         {
             let (queue, out) = (self.queue.borrow(), self.homes.out.borrow());
-            self.homes.nearest_end.set(u64::MAX);
+            self.homes.nearest_end.set(None);
             for (_, out) in out.iter() {
                 note_nearest(&self.homes.nearest_end, &queue, &out.dispatch, now);
                 if ends_of(&queue, &out.dispatch).any(|end| end <= now && end > out.asked_at.get()) {
@@ -291,7 +290,7 @@ impl Shard {
 
     /// When [`Shard::end_what_is_out`] has something to do (unix ms).
     pub(crate) fn out_ends_at(&self) -> Option<u64> {
-        Some(self.homes.nearest_end.get()).filter(|&at| at < u64::MAX)
+        self.homes.nearest_end.get()
     }
 
     /// There may be room in the lanes again.

@@ -199,6 +199,34 @@ fn sleeps(pid: u32) -> u64 {
     counts.sum()
 }
 
+/// CPU time of a process, in the kernel's ticks of 10 ms (proc(5)).
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// One shard alone looked at the end of what others had of it, which was none and at 0 at once, for ever.
+#[test]
+fn an_idle_node_takes_no_cpu_time_however_many_shards_it_has() {
+    for shards in [1, 2] {
+        let hop = NextHop::start();
+        let node = Node::start(&on_one_core(Setup::to(hop.address), shards));
+        Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nx");
+        hop.wait_for(1);
+        let began = Instant::now();
+        loop {
+            let before = ticks(node.pid());
+            std::thread::sleep(Duration::from_secs(1));
+            // What a start has left to do, such as preparing segments, is no idleness.
+            if ticks(node.pid()) - before < 20 {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "it is never idle: {}", node.log());
+        }
+    }
+}
+
 /// A shard that slept without a time of its own ended as late as the time of its drain.
 #[test]
 fn a_node_that_has_long_been_idle_ends_at_once() {
