@@ -86,6 +86,11 @@ impl Line {
 }
 
 impl Offering {
+    /// Is all mail offered, to empty the node?
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.get()
+    }
+
     /// What the coordinator would get next.
     #[cfg(test)]
     pub(crate) fn take_unsent(&self) -> Vec<QueueId> {

@@ -120,7 +120,10 @@ impl Shard {
 
     /// Delivers mail here that could not be read to be offered; a drain offers it again later.
     pub(crate) fn deliver_unread(&self, id: QueueId, reason: &RecordError) {
-        self.offering.unread.failed(id, reason.to_string(), self.ring.now());
+        // Who does not drain has nothing to do with it any more.
+        if self.offering.is_draining() {
+            self.offering.unread.failed(id, reason.to_string(), self.ring.now());
+        }
         warn!(queue_id = %id, %reason, "this mail cannot be read to be offered; it is delivered here");
         self.deliver_here(&[id]);
     }
@@ -152,6 +155,17 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_shard::{accept, run};
+
+    /// Each stayed there for as long as the process lived.
+    #[test]
+    fn what_is_delivered_where_nobody_drains_is_kept_in_mind_by_nobody() {
+        run(async |shard| {
+            let (id, _) = accept(&shard, &["b@y.test"]).await;
+            shard.deliver_unread(id, &RecordError::Gone);
+            assert_eq!(shard.offering.unread.of(id), None);
+        });
+    }
 
     #[test]
     fn what_cannot_be_read_is_read_again_after_longer_and_longer_waits() {
