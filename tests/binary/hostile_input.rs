@@ -277,10 +277,10 @@ fn clients_that_wait_for_their_delay_take_no_buffer_from_others() {
     }
     let asked = Instant::now();
     other.must("EHLO client.x.test", "250");
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
     other.deliver("b@y.test", "Subject: meanwhile\r\n\r\nmeanwhile");
     hop.wait_for(1);
-    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
     drop(clients);
     is_well(&mut node, &hop);
 }
