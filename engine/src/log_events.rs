@@ -10,6 +10,25 @@ use tracing::{error, info, warn};
 
 use crate::{committer::Committer, record_id::queue_id, recovering::Recovering, shard::Shard};
 
+/// What follows where no segment of a log is free and none could be made, with this errno, and what to do; `is_own`: of the shard itself.
+fn want_of_segment(errno: i64, is_own: bool) -> &'static str {
+    let is_full = [libc::ENOSPC, libc::EDQUOT].map(i64::from).contains(&errno);
+    match (is_full, is_own) {
+        (true, true) => {
+            "no segment of this log is free, and there is no room to make one: mail is answered with 452, and what is in the log is kept and not \
+             delivered, since it could not be recorded. Make so many bytes free on its file system, and it goes on by itself. Remove none of its files"
+        }
+        (true, false) => {
+            "no segment of the log of a shard that no longer exists is free, and there is no room to make one: what is in it is kept and not \
+             delivered, since that could not be recorded. Make so many bytes free on its file system, and it goes on by itself. Remove none of its files"
+        }
+        (false, _) => {
+            "no segment of this log is free, and none can be made for want of descriptors or memory: what is in it is kept and not delivered, \
+             since that could not be recorded. It is tried again and goes on by itself"
+        }
+    }
+}
+
 impl Shard {
     /// Drives a log and tells the shard what it finds; ends with the log.
     pub(crate) async fn run_log(self: Rc<Self>, number: u16, committer: Rc<Committer>, answers: Rc<Cell<bool>>) {
@@ -79,15 +98,8 @@ impl Shard {
                 Event::SegmentPrepared { written: false, .. } => shard.metrics.segments_unprepared.increment(),
                 Event::PrepareFailed { result, keeps_closed: true } => {
                     if !lacks_segment.replace(true) {
-                        let directory = committer.directory();
-                        let is_full = [libc::ENOSPC, libc::EDQUOT].map(i64::from).contains(&-result);
-                        if !is_full {
-                            error!(shard = shard.id, log = number, directory = %directory.display(), errno = -result, "no segment of this log is free, and none can be made for want of descriptors or memory: what is in it is kept and not delivered, since that could not be recorded. It is tried again and goes on by itself");
-                        } else if number != shard.id {
-                            error!(shard = shard.id, log = number, directory = %directory.display(), bytes = shard.config().spool.segment_bytes.bytes(), errno = -result, "no segment of the log of a shard that no longer exists is free, and there is no room to make one: what is in it is kept and not delivered, since that could not be recorded. Make so many bytes free on its file system, and it goes on by itself. Remove none of its files");
-                        } else {
-                        error!(shard = shard.id, log = number, directory = %directory.display(), bytes = shard.config().spool.segment_bytes.bytes(), errno = -result, "no segment of this log is free, and there is no room to make one: mail is answered with 452, and what is in the log is kept and not delivered, since it could not be recorded. Make so many bytes free on its file system, and it goes on by itself. Remove none of its files");
-                        }
+                        let (directory, words) = (committer.directory(), want_of_segment(-result, number == shard.id));
+                        error!(shard = shard.id, log = number, directory = %directory.display(), bytes = shard.config().spool.segment_bytes.bytes(), errno = -result, "{words}");
                     }
                     // Whoever comes is to hear of it, instead of nothing.
                     if number == shard.id {
@@ -127,6 +139,25 @@ impl Shard {
             if let Err(reason) = log.remove_directory() {
                 warn!(shard = self.id, log = number, %reason, "the folder of an empty log could not be removed");
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a log that takes no new mail it was said that mail gets 452, and of too few descriptors that bytes are to be made free.
+    #[test]
+    fn what_there_is_too_little_of_is_told_of_the_log_that_lacks_it() {
+        for (errno, is_own, answers, frees) in [
+            (libc::ENOSPC, true, true, true),
+            (libc::EDQUOT, false, false, true),
+            (libc::EMFILE, true, false, false),
+            (libc::ENOMEM, false, false, false),
+        ] {
+            let words = want_of_segment(errno.into(), is_own);
+            assert_eq!((words.contains("452"), words.contains("bytes free")), (answers, frees), "{errno} {is_own}");
         }
     }
 }
