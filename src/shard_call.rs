@@ -121,7 +121,8 @@ mod tests {
         let (lanes, mut receiver) = filled();
         assert_eq!(counters(&lanes, Duration::from_millis(20)).await, [None]);
         while receiver.take().is_some() {}
-        sleep(LANE_RETRY * 4).await;
-        assert!(receiver.take().is_none());
+        // What was ended is gone with the scheduler's next turn, and its hold on the lane with it.
+        tokio::task::yield_now().await;
+        assert_eq!(Arc::strong_count(&lanes[0]), 1);
     }
 }
