@@ -78,6 +78,23 @@ fn puts_off() -> u16 {
     port
 }
 
+/// The first node has tried so much mail, and is killed in a drain once all of it is offered; the other, which takes mail, is stopped until then.
+fn cut_a_drain_short(rig: &mut Rig, mails: usize) {
+    let attempts = |line: &str| serde_json::from_str::<Value>(line).unwrap()["attempts"].as_u64().unwrap();
+    let tried = |rig: &Rig| rig.nodes[0].ringpost("queue", &["ls", "--json"]).1.lines().filter(|line| attempts(line) > 0).count();
+    wait_for("an attempt at each", || (tried(rig) == mails).then_some(()));
+    rig.start_node(1);
+    let is_taker = |node: &Value| node["id"] == "n2" && node["metadata"]["takes_mail"] == "yes";
+    wait_for("a taker", || rig.nodes[0].get("/api/cluster/nodes")?.as_array()?.iter().any(is_taker).then_some(()));
+    rig.nodes[1].process.as_ref().unwrap().signal("-STOP");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+    program.args(["drain", "--to-cluster", "-c"]).arg(&rig.nodes[0].config).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut drain = Process(program.spawn().unwrap());
+    wait_for("all offers", || (rig.nodes[0].get("/api/queue/stats")?["pending"] == mails).then_some(()));
+    rig.nodes[0].process = None;
+    assert_ne!(drain.0.wait().unwrap().code(), Some(0));
+}
+
 /// A start took for offered only what nobody had tried and was small: all else that the drain had offered and others had taken while the node was down was
 /// delivered as soon as the log was read.
 #[test]
@@ -93,20 +110,7 @@ fn what_was_tried_before_a_drain_is_not_delivered_twice_when_that_is_cut_short()
         let large = format!("Subject: mail-0005\r\n\r\n{}.", format!("{}\r\n", "x".repeat(998)).repeat(2 * 1024));
         let replies = rig.nodes[0].converse(&["EHLO x", "MAIL FROM:<a@x.test>", "RCPT TO:<b@y.test>", "DATA", &large]);
         assert!(replies[4].starts_with("250"), "{replies:?}");
-        let attempts = |line: &str| serde_json::from_str::<Value>(line).unwrap()["attempts"].as_u64().unwrap();
-        let is_tried =
-            || (rig.nodes[0].ringpost("queue", &["ls", "--json"]).1.lines().filter(|line| attempts(line) > 0).count() == 6).then_some(());
-        wait_for("an attempt at each", is_tried);
-        rig.start_node(1);
-        let is_taker = |node: &Value| node["id"] == "n2" && node["metadata"]["takes_mail"] == "yes";
-        wait_for("a taker", || rig.nodes[0].get("/api/cluster/nodes")?.as_array()?.iter().any(is_taker).then_some(()));
-        rig.nodes[1].process.as_ref().unwrap().signal("-STOP");
-        let mut program = Command::new(env!("CARGO_BIN_EXE_ringpost"));
-        program.args(["drain", "--to-cluster", "-c"]).arg(&rig.nodes[0].config).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut drain = Process(program.spawn().unwrap());
-        wait_for("six offers", || (rig.nodes[0].get("/api/queue/stats")?["pending"] == 6).then_some(()));
-        rig.nodes[0].process = None;
-        assert_ne!(drain.0.wait().unwrap().code(), Some(0));
+        cut_a_drain_short(&mut rig, 6);
         let note = rig.folder.path().join("spool1/cluster/offers");
         let is_noted = || fs::read_to_string(&note).is_ok_and(|text| text.lines().any(|line| line == "drained"));
         assert!(is_noted());
@@ -139,20 +143,7 @@ fn what_was_tried_before_a_drain_that_was_cut_short_waits_for_the_queues_word() 
     rig.change(0, maildir, &busy);
     rig.start_node(0);
     rig.send(0, 3);
-    let attempts = |line: &str| serde_json::from_str::<Value>(line).unwrap()["attempts"].as_u64().unwrap();
-    wait_for("an attempt at each", || {
-        (rig.nodes[0].ringpost("queue", &["ls", "--json"]).1.lines().filter(|line| attempts(line) > 0).count() == 3).then_some(())
-    });
-    rig.start_node(1);
-    let is_taker = |node: &Value| node["id"] == "n2" && node["metadata"]["takes_mail"] == "yes";
-    wait_for("a taker", || rig.nodes[0].get("/api/cluster/nodes")?.as_array()?.iter().any(is_taker).then_some(()));
-    rig.nodes[1].process.as_ref().unwrap().signal("-STOP");
-    let mut program = Command::new(env!("CARGO_BIN_EXE_ringpost"));
-    program.args(["drain", "--to-cluster", "-c"]).arg(&rig.nodes[0].config).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut drain = Process(program.spawn().unwrap());
-    wait_for("three offers", || (rig.nodes[0].get("/api/queue/stats")?["pending"] == 3).then_some(()));
-    rig.nodes[0].process = None;
-    assert_ne!(drain.0.wait().unwrap().code(), Some(0));
+    cut_a_drain_short(&mut rig, 3);
     rig.nodes[1].process.as_ref().unwrap().signal("-CONT");
     assert_eq!(wait_for("delivery of all by the other", || rig.all_there(3)), 3);
     rig.change(0, &busy, maildir);
