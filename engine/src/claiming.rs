@@ -122,21 +122,18 @@ impl Shard {
     async fn append_claim(&self, content: Content, id: QueueId, parts: &[&[u8]]) -> Result<Ticket, &'static str> {
         let bytes = parts.iter().map(|part| part.len()).sum::<usize>();
         let bound = u32::try_from(bytes).expect("bounded by the caller");
-        let put = || {
-            let appended = self.own.append(content, record_id(id), bound, |record| {
+        let mut turn = self.own.turn();
+        let appended = loop {
+            let appended = turn.append(content, record_id(id), bound, |record| {
                 parts.iter().for_each(|part| record.put(part));
                 (true, ())
             });
-            appended.map(|(kept, ())| kept.expect("the record was kept").ticket)
-        };
-        let room = async || {
-            let goes_on = !self.is_ending();
-            if goes_on {
-                self.own.room().await;
+            match appended {
+                Err(AppendError::Full | AppendError::NotOpen) if !self.is_ending() => turn.room().await,
+                other => break other.map(|(kept, ())| kept.expect("the record was kept").ticket),
             }
-            goes_on
         };
-        match with_room(put, room).await {
+        match appended {
             Err(AppendError::NoSpace | AppendError::OpenMax) => Err("this node has no room"),
             other => other.map_err(|_| "the spool failed"),
         }

@@ -16,16 +16,21 @@ use std::{
 
 use ringpost_ring::{PageSlice, Pages, Ring, WriteSynced};
 use ringpost_spool::{
-    AppendError, Appended, BATCHES_IN_FLIGHT_MAX, Content, Event, Host, Location, Log, LogConfig, Op, OpId, OpKind, RecordId, RecordWriter,
-    Role, Room, SegmentFile, Space, Ticket,
+    AppendError, BATCHES_IN_FLIGHT_MAX, Event, Host, Location, Log, LogConfig, Op, OpId, OpKind, RecordId, Role, Room, SegmentFile, Space,
+    Ticket,
 };
 use tracing::warn;
 
 use crate::{
     metrics::Metrics,
     random::random_u64,
+    room_line::RoomLine,
     segment_files::{PageBuffer, SegmentFiles, write_result},
 };
+
+mod turn;
+
+pub use turn::Turn;
 
 /// Batches kept in memory for the first attempts of their messages (S25); with buffers of 512 KiB at most 8 MiB of them.
 const RECENT_BATCHES_MAX: usize = 16;
@@ -83,6 +88,8 @@ pub struct Committer {
     waiters: RefCell<Vec<(Ticket, Waker)>>,
     /// Those who found no room and try again after the next completion, or event that makes some.
     crowded: RefCell<Vec<Waker>>,
+    /// Those who found none for a message or a chunk.
+    line: RoomLine,
     recent: RefCell<VecDeque<Recent>>,
     /// Operations beside the batches that no hand has taken yet, and the hands that have nothing to do.
     cold: RefCell<VecDeque<Op<PageBuffer>>>,
@@ -116,6 +123,7 @@ impl Committer {
             stopped: Cell::new(false),
             waiters: RefCell::default(),
             crowded: RefCell::default(),
+            line: RoomLine::default(),
             recent: RefCell::default(),
             cold: RefCell::default(),
             idle_hands: RefCell::default(),
@@ -146,6 +154,7 @@ impl Committer {
                 }
                 let now = self.ring.now();
                 let log = self.log.borrow();
+                self.line.call(log.batch_left());
                 // A full disk is looked at again although nothing happens on it.
                 let look_again = log.room(now).reserve.then(|| now + SPACE_EVERY);
                 match [log.next_deadline(), look_again].into_iter().flatten().min() {
@@ -174,7 +183,7 @@ impl Committer {
                 self.metrics.batch_bytes.add(bytes as u64);
             }
             self.log.borrow_mut().completed(id, write_result(bytes, result), self.ring.now());
-            self.crowded.borrow_mut().drain(..).for_each(Waker::wake);
+            self.room_was_made();
             self.kicked.set(true);
         }
     }
@@ -226,7 +235,7 @@ impl Committer {
         while let Some(Op { id, kind }) = poll_fn(|cx| self.poll_cold(cx)).await {
             let result = self.files.execute(kind).await;
             self.log.borrow_mut().completed(id, result, self.ring.now());
-            self.crowded.borrow_mut().drain(..).for_each(Waker::wake);
+            self.room_was_made();
             self.kick();
         }
     }
@@ -259,7 +268,7 @@ impl Committer {
                 _ => {}
             }
             if event.makes_room() {
-                self.crowded.borrow_mut().drain(..).for_each(Waker::wake);
+                self.room_was_made();
             }
             on_event(&event);
         }
@@ -284,9 +293,16 @@ impl Committer {
         }
     }
 
+    /// After a completion, or an event that makes room: an append that found none may succeed.
+    fn room_was_made(&self) {
+        self.crowded.borrow_mut().drain(..).for_each(Waker::wake);
+        self.line.room_was_made();
+    }
+
     fn wake_all(&self) {
         self.waiters.borrow_mut().drain(..).for_each(|(_, waker)| waker.wake());
         self.crowded.borrow_mut().drain(..).for_each(Waker::wake);
+        self.line.close();
         self.idle_hands.borrow_mut().drain(..).for_each(Waker::wake);
     }
 
@@ -347,30 +363,9 @@ impl Committer {
         .await;
     }
 
-    /// Writes a message or chunk record of at most `payload_bytes_max` bytes; `write` puts the payload and says whether to keep it.
-    ///
-    /// Synchronous: nothing else is appended in between. `Ok(None)` when `write` declined and the record was rolled back.
-    pub fn append<R>(
-        &self,
-        content: Content,
-        id: RecordId,
-        payload_bytes_max: u32,
-        write: impl FnOnce(&mut RecordWriter<'_, LogHost>) -> (bool, R),
-    ) -> Result<(Option<Appended>, R), AppendError> {
-        let mut log = self.log.borrow_mut();
-        let mut record = log.begin(content, id, payload_bytes_max, self.ring.now())?;
-        let (keep, result) = write(&mut record);
-        let appended = if keep {
-            Some(record.finish())
-        } else {
-            record.abort();
-            None
-        };
-        drop(log);
-        if appended.is_some() {
-            self.kick();
-        }
-        Ok((appended, result))
+    /// For the writer of one message or chunk record, to be dropped when that is written.
+    pub fn turn(&self) -> Turn<'_> {
+        Turn::new(self)
     }
 
     /// The transaction ended without its message: its chunks die.

@@ -16,7 +16,7 @@ use ringpost_smtp::{
 use ringpost_spool::{AppendError, Content, RecordWriter, Ticket};
 
 use crate::{
-    committer::LogHost,
+    committer::{LogHost, Turn},
     message_record::{TRAILER_BYTES, Trailer},
     priority::Origin,
     record_id::record_id,
@@ -139,16 +139,17 @@ impl Incoming {
         self.staging.len() >= CHUNK_BYTES && self.failure.is_none()
     }
 
-    /// Copies content that ends within `input` straight into the open batch.
+    /// Copies content that ends within `unread` straight into the open batch.
     pub(crate) fn direct(
         &mut self,
         shard: &Shard,
+        turn: &mut Turn<'_>,
         session: &mut Session,
         origin: Origin,
-        input: &[u8],
-        more_behind: bool,
+        mut unread: Unread<'_>,
         replies: &mut Vec<u8>,
     ) -> Direct {
+        let input = unread.remaining();
         // A bare LF becomes two octets where that is set.
         let bound = RECEIVED_BYTES_MAX + 2 * input.len() + session.envelope().as_bytes().len() + TAGS_BYTES_MAX + TRAILER_BYTES;
         if bound > PAYLOAD_BYTES_MAX {
@@ -156,9 +157,8 @@ impl Incoming {
         }
         let (id, accepted_at_ms) = (shard.next_id(), shard.now_ms());
         let priority = shard.priorities.borrow().stated(&session.envelope(), origin, input);
-        let appended = shard.own.append(Content::Message, record_id(id), bound as u32, |record| {
+        let appended = turn.append(Content::Message, record_id(id), bound as u32, |record| {
             shard.with_received(&session.envelope(), id, |received| record.put(received));
-            let mut unread = Unread::new(input).with_more_behind(more_behind);
             let step = session.content(&mut unread, &mut RecordSink { record });
             match step {
                 ContentStep::Refused => (false, Direct::Refused { consumed: unread.consumed() }),
@@ -195,9 +195,10 @@ impl Incoming {
         }
         let id = *self.id.get_or_insert_with(|| shard.next_id());
         self.find_tags(shard);
+        let mut turn = shard.own.turn();
         loop {
             let (staging, bound) = (&self.staging, self.staging.len() as u32);
-            let appended = shard.own.append(Content::Chunk, record_id(id), bound, |record| {
+            let appended = turn.append(Content::Chunk, record_id(id), bound, |record| {
                 record.put(staging);
                 (true, ())
             });
@@ -208,7 +209,7 @@ impl Incoming {
                     self.staging.clear();
                     return;
                 }
-                Err(AppendError::Full | AppendError::NotOpen) => shard.own.room().await,
+                Err(AppendError::Full | AppendError::NotOpen) => turn.room().await,
                 Err(AppendError::NoSpace | AppendError::OpenMax) => return self.failure = Some(CommitFailure::NoRoom),
                 Err(_) => return self.failure = Some(CommitFailure::NotStored),
             }
@@ -241,11 +242,12 @@ impl Incoming {
         }
         let priority = self.priority;
         self.find_tags(shard);
+        let mut turn = shard.own.turn();
         loop {
             let accepted_at_ms = shard.now_ms();
             let (staging, chunks, chunk_bytes, tags) =
                 (&self.staging, self.chunks, self.chunk_bytes, self.tags.as_deref().unwrap_or_default());
-            let appended = shard.own.append(Content::Message, record_id(id), rest(staging) as u32, |record| {
+            let appended = turn.append(Content::Message, record_id(id), rest(staging) as u32, |record| {
                 shard.with_received(&session.envelope(), id, |received| record.put(received));
                 record.put(staging);
                 let content_bytes = record.payload_bytes() as u64 + chunk_bytes;
@@ -261,7 +263,7 @@ impl Incoming {
                     return Ok(stored);
                 }
                 Ok((None, _)) => unreachable!("the record was kept"),
-                Err(AppendError::Full | AppendError::NotOpen) => shard.own.room().await,
+                Err(AppendError::Full | AppendError::NotOpen) => turn.room().await,
                 Err(AppendError::NoSpace | AppendError::OpenMax) => return Err(CommitFailure::NoRoom),
                 Err(_) => return Err(CommitFailure::NotStored),
             }

@@ -65,6 +65,7 @@ mod remote_content;
 mod report_origin;
 mod reporting;
 pub mod request_lane;
+mod room_line;
 pub mod routes;
 mod said_before;
 mod segment_files;

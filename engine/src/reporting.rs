@@ -246,8 +246,9 @@ impl Shard {
         let content_bytes = content.len() as u64;
         let trailer = Trailer { envelope_bytes, accepted_at_ms, content_bytes, ..Trailer::default() };
         let bound = u32::try_from(content.len() + envelope.as_bytes().len() + TRAILER_BYTES).expect("bounded where it is declared");
+        let mut turn = self.own.turn();
         let ticket = loop {
-            let appended = self.own.append(Content::Message, record_id(id), bound, |record| {
+            let appended = turn.append(Content::Message, record_id(id), bound, |record| {
                 record.put(content);
                 record.put(envelope.as_bytes());
                 record.put(&trailer.encode());
@@ -256,7 +257,7 @@ impl Shard {
             match appended {
                 Ok((Some(appended), ())) => break appended.ticket,
                 Ok((None, ())) => unreachable!("the record was kept"),
-                Err(AppendError::Full | AppendError::NotOpen) if !self.is_ending() => self.own.room().await,
+                Err(AppendError::Full | AppendError::NotOpen) if !self.is_ending() => turn.room().await,
                 Err(AppendError::Closed | AppendError::Full | AppendError::NotOpen) => return Err(NotMade::Ending),
                 Err(reason) => {
                     warn!(queue_id = %id, %reason, "a report cannot be stored now; it is tried again");

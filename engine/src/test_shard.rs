@@ -35,6 +35,11 @@ const TURNS: usize = 64;
 
 /// Runs `test` on such a shard.
 pub(crate) fn run(test: impl AsyncFnOnce(Rc<Shard>)) {
+    run_with_segments(SEGMENTS_MAX, test);
+}
+
+/// The same on a shard whose log may have so many segments of 1 MiB.
+pub(crate) fn run_with_segments(segments_max: u32, test: impl AsyncFnOnce(Rc<Shard>)) {
     let folder = tempfile::tempdir().unwrap();
     let mut config = Config::default();
     (config.delivery.deliver, config.cluster.enabled) = (false, true);
@@ -50,7 +55,7 @@ pub(crate) fn run(test: impl AsyncFnOnce(Rc<Shard>)) {
         config: Arc::new(config),
         hostname: "mx1.example.test".to_owned(),
         home: Arc::new(SpoolHome::open(folder.path(), 1, true).unwrap()),
-        segments_max: SEGMENTS_MAX,
+        segments_max,
         adopted: Vec::new(),
         pauses: Pauses::default(),
         retracts: false,
@@ -104,8 +109,9 @@ pub(crate) async fn accept(shard: &Shard, recipients: &[&str]) -> (QueueId, Mess
 
 async fn append(shard: &Shard, id: QueueId, parts: &[&[u8]]) -> Result<(), AppendError> {
     let bytes = parts.iter().map(|part| part.len()).sum::<usize>().max(TRAILER_BYTES) as u32;
+    let mut turn = shard.own.turn();
     loop {
-        let appended = shard.own.append(Content::Message, record_id(id), bytes, |record| {
+        let appended = turn.append(Content::Message, record_id(id), bytes, |record| {
             parts.iter().for_each(|part| record.put(part));
             (true, ())
         });
@@ -114,7 +120,7 @@ async fn append(shard: &Shard, id: QueueId, parts: &[&[u8]]) -> Result<(), Appen
                 shard.own.durable(appended.expect("it was kept").ticket).await.unwrap();
                 return Ok(());
             }
-            Err(AppendError::Full | AppendError::NotOpen) => shard.own.room().await,
+            Err(AppendError::Full | AppendError::NotOpen) => turn.room().await,
             Err(reason) => return Err(reason),
         }
     }

@@ -174,6 +174,12 @@ impl<H: Host> Log<H> {
         Ok(RecordWriter { log: self, content, id, prelude })
     }
 
+    /// Bytes that are left in the batch that gathers, or of the next one where nothing gathers: how many of those who wait for room it is
+    /// worth asking, and no promise to any of them.
+    pub fn batch_left(&self) -> usize {
+        self.open.as_ref().filter(|open| !open.is_empty()).map_or(self.config.batch_bytes as usize, OpenBatch::left)
+    }
+
     /// The client went away before its message was complete: its chunks stop counting at once.
     pub fn abandon(&mut self, id: RecordId) {
         let Some(at) = self.index.find(id) else { return };

@@ -63,6 +63,11 @@ impl<B: BatchBuffer> OpenBatch<B> {
         self.records == 0
     }
 
+    /// Bytes that are left for records.
+    pub(crate) fn left(&self) -> usize {
+        self.capacity - self.used
+    }
+
     /// Whether a record with a body of at most `body_bytes` still fits.
     pub(crate) fn has_room(&self, body_bytes: u32) -> bool {
         self.used as u64 + record_span(body_bytes) <= self.capacity as u64
