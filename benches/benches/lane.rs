@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use ringpost_benches::Run;
 use ringpost_lane::{Full, bell, lane, mailbox};
 
 struct Unpark(Thread);
@@ -108,21 +109,30 @@ fn wake_latency(count: usize) -> Vec<u128> {
 }
 
 fn main() {
-    let is_bench = std::env::args().any(|argument| argument == "--bench");
-    let (count, wakes) = if is_bench { (5_000_000, 5_000) } else { (20_000, 20) };
+    let run = Run::begin("lane", include_str!("lane.rs"));
+    let (count, wakes) = run.of((5_000_000, 5_000), (20_000, 20));
     let expected = (0..count).fold(0u64, u64::wrapping_add);
     let queues: [(&str, Throughput); 2] = [("lane", lane_throughput), ("mailbox", mailbox_throughput)];
     for (state, is_awake) in [("awake", true), ("asleep", false)] {
         for batch in [1, 32] {
-            for (name, throughput) in queues {
+            for (queue, throughput) in queues {
+                let name = format!("{queue} {state}, batches of {batch}");
+                if !run.wants(&name) {
+                    continue;
+                }
                 let (time, sum) = throughput(is_awake, count, batch);
                 assert_eq!(sum, expected, "{name}: every number came");
                 let per_item_ns = time.as_nanos() as f64 / count as f64;
-                println!("{name:7} {state:6} batch {batch:2}: {per_item_ns:6.1} ns each, {:6.1} M/s, checksum {sum:#x}", 1e3 / per_item_ns);
+                println!("{name:44} {per_item_ns:6.1} ns each, {:6.1} M/s, checksum {sum:016x}", 1e3 / per_item_ns);
             }
         }
     }
-    let latencies = wake_latency(wakes);
-    let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize] as f64 / 1e3;
-    println!("wake of a sleeping thread: p50 {:.1} us, p99 {:.1} us, max {:.1} us", at(0.5), at(0.99), at(1.0));
+    let name = "wake of a sleeping thread";
+    if run.wants(name) {
+        let latencies = wake_latency(wakes);
+        assert_eq!(latencies.len(), wakes, "every wake came");
+        let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize] as f64 / 1e3;
+        println!("{name:44} p50 {:.1} us, p99 {:.1} us, max {:.1} us, {wakes} wakes", at(0.5), at(0.99), at(1.0));
+    }
+    run.end();
 }
