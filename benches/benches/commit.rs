@@ -4,7 +4,9 @@
 
 use std::fs::{File as StdFile, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 use std::time::Instant;
 
 use ringpost_benches::{Run, nanoseconds};
@@ -13,13 +15,26 @@ use ringpost_tools::engine::rig_folder;
 
 const MIB: usize = 1 << 20;
 
-async fn batches(ring: Ring, file: File, file_bytes: usize, bytes: usize, count: usize, in_flight: usize) -> hdrhistogram::Histogram<u64> {
+/// One measurement.
+#[derive(Clone, Copy)]
+struct Plan {
+    file_bytes: usize,
+    /// Octets of a batch.
+    bytes: usize,
+    count: usize,
+    in_flight: usize,
+    /// Which measurement of the run.
+    case: u64,
+}
+
+async fn batches(ring: Ring, file: File, plan: Plan) -> hdrhistogram::Histogram<u64> {
+    let Plan { file_bytes, bytes, count, in_flight, case } = plan;
     let mut histogram = nanoseconds();
     let mut flights = std::collections::VecDeque::new();
     let mut offset = 0;
     for number in 0..count {
         let mut pages = ring.take_pages_unzeroed(bytes);
-        pages.fill(number as u8);
+        fill(&mut pages[..bytes], case, number);
         if offset + bytes > file_bytes {
             offset = 0;
         }
@@ -38,6 +53,34 @@ async fn batches(ring: Ring, file: File, file_bytes: usize, bytes: usize, count:
     histogram
 }
 
+/// Where a batch says of which measurement it is.
+const CASE: Range<usize> = 0..8;
+
+/// What a batch holds: which measurement it is of, so that nothing that stood there before is like it, its number, and an octet that differs
+/// from the next batch's.
+fn fill(batch: &mut [u8], case: u64, number: usize) {
+    batch.fill(number as u8);
+    batch[CASE].copy_from_slice(&case.to_le_bytes());
+    batch[CASE.end..CASE.end + 8].copy_from_slice(&(number as u64).to_le_bytes());
+}
+
+/// CRC32C of what the file holds behind the last of `count` batches, in the order of places and without their [`CASE`]. Panics where it is not
+/// what was written.
+fn checksum(path: &Path, plan: Plan) -> u32 {
+    let Plan { file_bytes, bytes, count, case, .. } = plan;
+    let file = StdFile::open(path).expect("written before");
+    let (places, mut read, mut written) = (file_bytes / bytes, vec![0; bytes], vec![0; bytes]);
+    let mut sum = 0;
+    for place in 0..places.min(count) {
+        file.read_exact_at(&mut read, (place * bytes) as u64).expect("the disk works");
+        // Where the file was gone through more than once the last batch stands.
+        fill(&mut written, case, place + (count - 1 - place) / places * places);
+        assert!(read == written, "the batch at {} is not what was written there last", place * bytes);
+        sum = crc32c::crc32c_append(sum, &read[CASE.end..]);
+    }
+    sum
+}
+
 fn main() {
     let mut run = Run::begin("commit", include_str!("commit.rs"));
     let folder = rig_folder("commit").expect("a folder on a real disk");
@@ -47,6 +90,7 @@ fn main() {
     let mut plain = StdFile::create(&path).expect("the folder is writable");
     (0..file_bytes / MIB).for_each(|_| plain.write_all(&vec![0; MIB]).expect("the disk has room"));
     plain.sync_all().expect("the disk works");
+    let mut case = 0;
     for round in 0..run.of(3, 1) {
         for (kib, count) in [(4, 2000), (64, 2000), (256, 1000), (1024, 300)] {
             for in_flight in [1, 2] {
@@ -56,12 +100,13 @@ fn main() {
                 }
                 let open = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(&path).expect("written above");
                 let count = run.of(count, 8);
+                case += 1;
+                let plan = Plan { file_bytes, bytes: kib * 1024, count, in_flight, case };
                 let begun = Instant::now();
-                let histogram =
-                    local::run(RingConfig::default(), |ring, _| batches(ring, File::from(open), file_bytes, kib * 1024, count, in_flight))
-                        .expect("the ring works");
+                let histogram = local::run(RingConfig::default(), |ring, _| batches(ring, File::from(open), plan)).expect("the ring works");
                 let took = begun.elapsed();
-                run.report(&name, None, &histogram, count as u64, took, (kib * count) as u64);
+                let sum = checksum(&path, plan);
+                run.report(&name, None, &histogram, count as u64, took, u64::from(sum));
                 println!(
                     "    {:8.0} batches a second, {:6.0} MiB/s",
                     count as f64 / took.as_secs_f64(),
