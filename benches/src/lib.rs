@@ -74,6 +74,11 @@ impl Run {
         self.real
     }
 
+    /// A profile was asked for.
+    pub fn is_profiled(&self) -> bool {
+        self.profile.is_some()
+    }
+
     /// The first in a real run, the second in a small one.
     pub fn of<T>(&self, real: T, small: T) -> T {
         if self.real { real } else { small }
