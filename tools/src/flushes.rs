@@ -1,6 +1,7 @@
 //! When the disk is flushed: before each lone 250, and once for many messages under load.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -107,12 +108,19 @@ fn wait_until_quiet(control: &Control) {
 /// How many of `messages` lone messages had their own flush in time.
 fn lone(binary: &Path, messages: u64, folder: &Path) -> io::Result<u64> {
     let mut stage = stage(binary, folder, 128, 4, Duration::ZERO)?;
-    let control = stage.disk.control();
+    let flushed = flushed_before_250(stage.engine.address, &stage.disk.control(), messages, APART)?;
+    stage.engine.must_run()?;
+    Ok(flushed)
+}
+
+/// Sends messages one after the other to a server whose log is on this disk: before how many of their 250s had a flush begun that was
+/// behind the last write of the message, and ended. Between two of them nothing is sent for as long as `apart`.
+pub fn flushed_before_250(server: SocketAddr, control: &Control, messages: u64, apart: Duration) -> io::Result<u64> {
     let (mut composer, texts) = Composer::new(&ContentKind::Text(Sizes::fixed(2048)), Random::fresh_seed(), 1, 0);
-    let mut client = Dialogue::greeted(stage.engine.address, ANSWER_MAX)?;
+    let mut client = Dialogue::greeted(server, ANSWER_MAX)?;
     let mut flushed = 0;
     for number in 0..messages {
-        std::thread::sleep(APART);
+        std::thread::sleep(apart);
         let plan = composer.plan(number, 0, Form::Stuffed);
         let mut content = composer.whole(&plan, &texts);
         content.extend_from_slice(b".\r\n");
@@ -138,7 +146,6 @@ fn lone(binary: &Path, messages: u64, folder: &Path) -> io::Result<u64> {
         }
         flushed += u64::from(in_time);
     }
-    stage.engine.must_run()?;
     Ok(flushed)
 }
 

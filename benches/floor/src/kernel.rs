@@ -70,6 +70,12 @@ pub struct Completion {
 }
 
 impl Completion {
+    /// One that no kernel gave.
+    #[cfg(test)]
+    pub fn new(kind: Kind, number: u32, result: i32) -> Self {
+        Self { kind, number, result, flags: 0 }
+    }
+
     /// Further completions of the same request follow.
     pub fn more(&self) -> bool {
         cqueue::more(self.flags)
@@ -225,5 +231,44 @@ impl Drop for Kernel {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
             Err(error) => panic!("requests cannot be cancelled: {error}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    const OCTETS: &[u8; 8] = b"a batch!";
+
+    /// Results of a write and of the flush linked to it.
+    fn written_and_flushed(fd: RawFd) -> (i32, i32) {
+        let mut kernel = Kernel::new().unwrap();
+        let (mut completions, mut results) = (Vec::new(), (None, None));
+        kernel.write_flushed(fd, 7, OCTETS.as_ptr(), OCTETS.len(), 0);
+        while results.0.is_none() || results.1.is_none() {
+            kernel.turn(&mut completions).unwrap();
+            for completion in &completions {
+                assert_eq!(completion.number, 7);
+                let result = if completion.kind == Kind::Write { &mut results.0 } else { &mut results.1 };
+                *result = Some(completion.result);
+            }
+        }
+        (results.0.unwrap(), results.1.unwrap())
+    }
+
+    /// A pipe takes octets and knows no flush, so that one that is none shows; a file that may not be written says whether the flush stands
+    /// behind the write.
+    #[test]
+    fn a_batch_ends_with_a_flush_of_its_file_behind_its_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        assert_eq!(written_and_flushed(File::create(&path).unwrap().as_raw_fd()), (OCTETS.len() as i32, 0));
+        assert_eq!(fs::read(&path).unwrap(), OCTETS);
+        let (_reader, writer) = io::pipe().unwrap();
+        assert_eq!(written_and_flushed(writer.as_raw_fd()), (OCTETS.len() as i32, -libc::EINVAL));
+        assert_eq!(written_and_flushed(File::open(&path).unwrap().as_raw_fd()), (-libc::EBADF, -libc::ECANCELED));
     }
 }

@@ -141,3 +141,75 @@ impl Log {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log whose batches are begun and never submitted: each test says what the kernel answers.
+    fn begun(batches: u64) -> (tempfile::TempDir, Kernel, Log) {
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let mut kernel = Kernel::new().unwrap();
+        let mut log = Log::create(&folder.path().join("log"), 4 * BLOCK_BYTES as u64).unwrap();
+        for number in 1..=batches {
+            assert_eq!(log.gathering(), number);
+            log.append(b"a message", drop);
+            log.urgent = true;
+            log.begin(&mut kernel);
+        }
+        assert_eq!(log.in_flight.len() as u64, batches);
+        (folder, kernel, log)
+    }
+
+    fn answer(log: &mut Log, kind: Kind, number: u32) {
+        let result = if kind == Kind::Write { log.in_flight[0].bytes as i32 } else { 0 };
+        log.completed(&Completion::new(kind, number, result)).unwrap();
+    }
+
+    /// A 250 is said when `durable` has reached its batch.
+    #[test]
+    fn a_batch_is_durable_when_it_is_written_and_flushed() {
+        for order in [[Kind::Write, Kind::Flush], [Kind::Flush, Kind::Write]] {
+            let (_folder, _kernel, mut log) = begun(1);
+            answer(&mut log, order[0], 1);
+            assert_eq!(log.durable, 0, "after {:?} alone", order[0]);
+            answer(&mut log, order[1], 1);
+            assert_eq!(log.durable, 1);
+        }
+    }
+
+    #[test]
+    fn a_flush_does_not_make_durable_what_an_earlier_batch_waits_for() {
+        let (_folder, _kernel, mut log) = begun(2);
+        for kind in [Kind::Write, Kind::Flush] {
+            answer(&mut log, kind, 2);
+            assert_eq!(log.durable, 0, "the second was begun behind the first");
+        }
+        answer(&mut log, Kind::Write, 1);
+        assert_eq!(log.durable, 0);
+        answer(&mut log, Kind::Flush, 1);
+        assert_eq!(log.durable, 2);
+    }
+
+    #[test]
+    fn what_comes_while_two_batches_are_in_flight_waits_for_a_third() {
+        let (_folder, mut kernel, mut log) = begun(2);
+        log.append(b"another one", drop);
+        log.urgent = true;
+        log.begin(&mut kernel);
+        assert_eq!((log.in_flight.len(), log.gathering()), (2, 3));
+        answer(&mut log, Kind::Write, 1);
+        answer(&mut log, Kind::Flush, 1);
+        log.begin(&mut kernel);
+        assert_eq!((log.durable, log.in_flight.len(), log.gathering()), (1, 2, 4));
+    }
+
+    #[test]
+    fn a_batch_that_was_written_in_part_or_not_flushed_makes_nothing_durable() {
+        for (kind, result) in [(Kind::Write, 512), (Kind::Write, -libc::EIO), (Kind::Flush, -libc::EIO), (Kind::Flush, -libc::ECANCELED)] {
+            let (_folder, _kernel, mut log) = begun(1);
+            assert!(log.completed(&Completion::new(kind, 1, result)).is_err(), "{kind:?} {result}");
+            assert_eq!(log.durable, 0);
+        }
+    }
+}
