@@ -1,4 +1,4 @@
-//! What a message costs the engine, in floors: floor, engine and Postfix one after the other under the same load.
+//! What a message costs the engine, in floors, and Postfix, in engines: floor, engine and Postfix one after the other under the same load.
 
 use std::path::PathBuf;
 
@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use crate::contest::{Contestant, Figure, Scenario, measure, median, say_verdict};
 use crate::engine::rig_folder;
+use crate::goals::{FLOORS_CPU_MAX, FLOORS_RATE_MIN, postfix_cpu_min};
 use crate::machine;
 use crate::peer::Program;
 
-/// Postfix takes seconds to start so many processes, and says nothing new then.
+/// Postfix has a process for each session: a thousand of them take seconds to start, and then measure how one core switches between them.
 const POSTFIX_SESSIONS_MAX: usize = 100;
 
 /// What to measure.
@@ -60,6 +61,32 @@ struct Line<'a> {
     figure: &'a Figure,
     /// CPU per message in floors.
     cpu_ratio: f64,
+    /// Messages per second in the floor's; a bound where one of the two rates is a lower bound.
+    rate_ratio: f64,
+    /// CPU per message in the engine's.
+    cpu_in_engines: f64,
+}
+
+/// Why Postfix is not measured; nothing where it is.
+fn without_postfix(arguments: &FloorArguments, is_there: bool, is_root: bool) -> Option<&'static str> {
+    match () {
+        () if arguments.no_postfix => Some("--no-postfix"),
+        () if arguments.relay => Some("relaying beside it is ./dev bench relay"),
+        () if !is_there => Some("it is not installed (package postfix)"),
+        () if !is_root => Some("it is started by root only"),
+        () => None,
+    }
+}
+
+/// One rate in another. A rate whose sender was at its limit is a lower bound, and the ratio one with it.
+fn in_rates_of(own: &Figure, other: &Figure) -> String {
+    let bound = match (own.rate_is_lower_bound, other.rate_is_lower_bound) {
+        (false, false) => "",
+        (true, false) => ">",
+        (false, true) => "<",
+        (true, true) => "~",
+    };
+    format!("{bound}{:.2}", own.messages_per_s / other.messages_per_s)
 }
 
 /// Runs all measurements; false when one of them is void.
@@ -78,7 +105,8 @@ pub fn run(arguments: &FloorArguments) -> Result<bool, Box<dyn std::error::Error
         }
     }
     let mut contestants = vec![Contestant::Floor(arguments.floor.clone()), Contestant::Engine(arguments.engine.clone())];
-    if !arguments.no_postfix && !arguments.relay && Program::Postfix.is_there() && machine::is_root() {
+    let left_out = without_postfix(arguments, Program::Postfix.is_there(), machine::is_root());
+    if left_out.is_none() {
         contestants.push(Contestant::Peer(Program::Postfix));
     }
     if !arguments.json {
@@ -91,7 +119,20 @@ pub fn run(arguments: &FloorArguments) -> Result<bool, Box<dyn std::error::Error
             if arguments.relay { "relayed over 16 connections, measured until all arrived" } else { "accepted into a held queue" }
         );
         println!(
-            "\n   size sessions piped server       msg/s     us CPU  floors    calls   flushes       p50       p99     p99.9 ms (dot to 250)"
+            "goals, which judge nothing here: the engine at {FLOORS_CPU_MAX} floors of CPU at most and at {FLOORS_RATE_MIN} of the floor's messages/s \
+             at least; Postfix at {} engines of CPU pipelined, at {} not",
+            postfix_cpu_min(true),
+            postfix_cpu_min(false)
+        );
+        match left_out {
+            Some(reason) => println!("Postfix is left out: {reason}"),
+            None => println!(
+                "Postfix up to {POSTFIX_SESSIONS_MAX} sessions: it has a process for each, and more of them measure how a core switches \
+                 between processes; its flushes are fsync and fdatasync, counted by perf"
+            ),
+        }
+        println!(
+            "\n   size sessions piped server       msg/s  floors     us CPU  floors engines    calls   flushes       p50       p99     p99.9 ms (dot to 250)"
         );
     }
     let mut good = true;
@@ -105,7 +146,7 @@ pub fn run(arguments: &FloorArguments) -> Result<bool, Box<dyn std::error::Error
                 figures[at].push(figure.map_err(|error| format!("{} under {scenario:?}: {error}", contestant.name()))?);
             }
         }
-        let floor_us = median(&figures[0]).cpu_us;
+        let (floor, engine_us) = (median(&figures[0]), median(&figures[1]).cpu_us);
         for (contestant, figures) in present.iter().zip(&figures) {
             let figure = median(figures);
             good &= !figure.void;
@@ -117,12 +158,14 @@ pub fn run(arguments: &FloorArguments) -> Result<bool, Box<dyn std::error::Error
                 relay: scenario.relay,
                 rounds: arguments.rounds,
                 figure,
-                cpu_ratio: figure.cpu_us / floor_us,
+                cpu_ratio: figure.cpu_us / floor.cpu_us,
+                rate_ratio: figure.messages_per_s / floor.messages_per_s,
+                cpu_in_engines: figure.cpu_us / engine_us,
             };
             if arguments.json {
                 println!("{}", serde_json::to_string(&line)?);
             } else {
-                print(&line);
+                print(&line, floor);
             }
         }
     }
@@ -130,20 +173,22 @@ pub fn run(arguments: &FloorArguments) -> Result<bool, Box<dyn std::error::Error
     Ok(good)
 }
 
-fn print(line: &Line<'_>) {
+fn print(line: &Line<'_>, floor: &Figure) {
     let figure = line.figure;
     let ms = |us: u64| us as f64 / 1000.0;
     let optional = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.3}"));
     println!(
-        "{:>7} {:>8} {:<5} {:<10} {:>1}{:>8.0} {:>9.1} {:>7.2} {:>8} {:>9} {:>9.2} {:>9.2} {:>9.2}{}",
+        "{:>7} {:>8} {:<5} {:<10} {:>1}{:>8.0} {:>7} {:>10.1} {:>7.2} {:>7.2} {:>8} {:>9} {:>9.2} {:>9.2} {:>9.2}{}",
         line.bytes,
         line.sessions,
         if line.pipelined { "yes" } else { "no" },
         line.server,
         if figure.rate_is_lower_bound { ">" } else { "" },
         figure.messages_per_s,
+        in_rates_of(figure, floor),
         figure.cpu_us,
         line.cpu_ratio,
+        line.cpu_in_engines,
         optional(figure.calls),
         optional(figure.flushes),
         ms(figure.latency_us.p50),
@@ -151,4 +196,37 @@ fn print(line: &Line<'_>) {
         ms(figure.latency_us.p999),
         if figure.void { "  VOID: sender above 95 %" } else { "" }
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        arguments: FloorArguments,
+    }
+
+    #[test]
+    fn why_postfix_is_not_there_is_said() {
+        let arguments = |more: &[&str]| Cli::parse_from([&["bench-floor", "--engine", "e", "--floor", "f"], more].concat()).arguments;
+        assert_eq!(without_postfix(&arguments(&[]), true, true), None);
+        assert!(without_postfix(&arguments(&[]), false, true).unwrap().contains("not installed"));
+        assert!(without_postfix(&arguments(&[]), true, false).unwrap().contains("root"));
+        assert!(without_postfix(&arguments(&["--relay"]), true, true).unwrap().contains("bench relay"));
+        assert_eq!(without_postfix(&arguments(&["--no-postfix"]), true, true), Some("--no-postfix"));
+    }
+
+    #[test]
+    fn a_share_of_a_lower_bound_is_named_a_bound() {
+        let figure = |messages_per_s, rate_is_lower_bound| Figure { messages_per_s, rate_is_lower_bound, ..Figure::default() };
+        let (engine, floor) = (figure(40.0, false), figure(80.0, false));
+        assert_eq!(in_rates_of(&engine, &floor), "0.50");
+        assert_eq!(in_rates_of(&engine, &figure(80.0, true)), "<0.50");
+        assert_eq!(in_rates_of(&figure(40.0, true), &floor), ">0.50");
+        assert_eq!(in_rates_of(&figure(40.0, true), &figure(80.0, true)), "~0.50");
+    }
 }

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::engine::{Engine, EngineOptions, Route};
 use crate::machine;
 use crate::peer::{Peer, Program};
+use crate::syscalls::{Counter, Syscalls};
 use crate::traffic::{Latency, Sent, next_hop, texts};
 use crate::valkey_server::{ValkeyOptions, ValkeyServer};
 
@@ -75,7 +76,7 @@ pub struct Scenario {
 }
 
 /// What a message cost.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Figure {
     /// Acknowledged messages per second.
     pub messages_per_s: f64,
@@ -85,7 +86,7 @@ pub struct Figure {
     pub cpu_us: f64,
     /// System calls per message, where `perf` could count them.
     pub calls: Option<f64>,
-    /// Flushes per message, where the server counts them.
+    /// Flushes per message: by the server's own count, or of another server the `fsync` and `fdatasync` that `perf` could count.
     pub flushes: Option<f64>,
     /// Dot to 250.
     pub latency_us: Latency,
@@ -283,8 +284,12 @@ pub fn measure(contestant: &Contestant, scenario: &Scenario, seconds: f64, place
         (figure.messages_per_s, figure.rate_is_lower_bound) = (free, true);
     }
     drop(load);
-    figure.calls = calls;
-    figure.flushes = running.stop()?;
+    figure.calls = calls.map(|(counted, messages)| counted.all as f64 / messages as f64);
+    figure.flushes = match running.stop()? {
+        // Who has no counter of its own is asked for by the kernel: other servers flush by system calls.
+        None if matches!(contestant, Contestant::Peer(_)) => calls.map(|(counted, messages)| counted.syncs as f64 / messages as f64),
+        own => own,
+    };
     if let Some(sink) = sink {
         sink.stop();
         let (report, _) = sink.join()?;
@@ -339,26 +344,11 @@ impl Load<'_> {
         Ok((figure, report))
     }
 
-    /// System calls per message, counted by the kernel in a load of its own; nothing where `perf` is missing or may not.
-    fn calls(&self) -> io::Result<Option<f64>> {
-        let processes: Vec<String> = self.running.processes()?.iter().map(u32::to_string).collect();
-        let mut perf = Command::new("perf");
-        perf.args(["stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-p", &processes.join(",")]);
-        let Ok(mut child) = perf.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn() else { return Ok(None) };
-        // It attaches meanwhile; a load that runs is what it counts, so it may begin late but not end early.
-        std::thread::sleep(Duration::from_millis(150));
+    /// System calls in a load of its own, and its messages; nothing where `perf` is missing or may not.
+    fn calls(&self) -> io::Result<Option<(Syscalls, u64)>> {
+        let Some(counter) = Counter::attach(&self.running.processes()?)? else { return Ok(None) };
         let (_, report) = self.run(COUNTING, None)?;
-        let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a child has a process id");
-        if child.try_wait()?.is_none() {
-            rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
-        }
-        let mut text = String::new();
-        if let Some(mut errors) = child.stderr.take() {
-            io::Read::read_to_string(&mut errors, &mut text)?;
-        }
-        child.wait()?;
-        let count = text.lines().find(|line| line.contains("sys_enter")).and_then(|line| line.split(',').next()?.parse::<f64>().ok());
-        Ok(count.map(|count| count / report.acknowledged.max(1) as f64))
+        Ok(counter.stop()?.map(|counted| (counted, report.acknowledged.max(1))))
     }
 }
 
