@@ -11,6 +11,7 @@ mod damaged_keys;
 mod dead_letters;
 mod fixture;
 mod full_valkey;
+mod recovered;
 
 /// Where room is of no interest.
 const ROOMY: QueueBounds = QueueBounds { partitions: 1, capacity: 10_000, dead_max: 10_000 };
