@@ -121,7 +121,7 @@ pub enum QueueCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// Take back leases that ran out: nobody does that for a queue of one's own.
+    /// Take back leases that ran out, as a lease does that finds less than it asks for.
     Recover {
         #[command(flatten)]
         output: Output,

@@ -104,9 +104,8 @@ impl Unread {
 /// A queue of work of one kind. Cheap to clone are its parts, not it: make one a task, or share it.
 ///
 /// A lease runs for its time and no longer: a worker that needs more extends it ([`ItemQueue::extend_lease`]) well before it ends. What ran out
-/// comes to another only after somebody has called [`ItemQueue::recover_expired_leases`]: whoever uses a queue of its own calls that at times,
-/// on any node or on several. An item is done at least once, and twice where a lease ran out under its worker; which of two may say so is told
-/// by the token.
+/// comes to whoever leases next and finds less than it asked for, or after [`ItemQueue::recover_expired_leases`]. An item is done at least once,
+/// and twice where a lease ran out under its worker; which of two may say so is told by the token.
 ///
 /// What was completed is remembered for the item's owner until it has asked ([`ItemQueue::settle`]): an owner that never does fills the queue,
 /// of whose capacity such outcomes take half at most.
@@ -132,8 +131,6 @@ impl Unread {
 ///         Err(reason) => drop(queue.fail(&item, true, Duration::from_secs(60), &reason.to_string()).await?),
 ///     }
 /// }
-/// // Somebody, at times:
-/// queue.recover_expired_leases().await?;
 /// for known in queue.settle(&["2026-11-29"]).await {
 ///     println!("{:?}", known?);
 /// }
@@ -198,7 +195,7 @@ impl ItemQueue {
     /// Leases up to `count` items for so long (five minutes at most; extend it), fewer where they are large ([`DEQUEUE_BYTES_MAX`]). What this process
     /// cannot read is given back for a minute and left out; a warning says so. That costs no attempt where it is signed with another key, or of a later
     /// version: whoever can read it has them all, and where that is nobody its owner is told ([`Known::Unreadable`], by a worker with the owner's key). Of each partition those of the lowest priority number come first;
-    /// which partition does is chance.
+    /// which partition does is chance. A partition that has fewer than are asked for takes back leases that ran out, up to 128, and is asked once more.
     ///
     /// With the first partition that does not answer it returns what it has, of which the time runs; while that is nothing it goes on to the others.
     /// Fails when nothing was leased and a partition did not answer, which can have something.
@@ -227,11 +224,22 @@ impl ItemQueue {
         let first = self.next.fetch_add(1, Ordering::Relaxed) % partitions;
         let mut failed = None;
         for partition in (first..partitions).chain(0..first) {
+            let mut is_swept = false;
             // What is much more than others have comes in several calls.
             while items.len() < count && items.iter().map(|item: &WorkItem| item.data.len()).sum::<usize>() < DEQUEUE_BYTES_MAX {
-                match self.lease(partition, (count - items.len()).min(ITEMS_PER_CALL), lease, items, unread).await {
-                    Ok(ITEMS_PER_CALL..) => {}
-                    Ok(_) => break,
+                let asked = (count - items.len()).min(ITEMS_PER_CALL);
+                let more = match self.lease(partition, asked, lease, items, unread).await {
+                    // Nobody else may look for what dead workers had: it comes to whoever has nothing else to do. Without jitter, as each takes
+                    // no more than it asks for.
+                    Ok(leased) if leased < asked && !is_swept => {
+                        is_swept = true;
+                        self.queue.recover(partition, 0).await.map(|swept| swept.waiting > 0)
+                    }
+                    leased => leased.map(|leased| leased == ITEMS_PER_CALL),
+                };
+                match more {
+                    Ok(true) => {}
+                    Ok(false) => break,
                     Err(_) if !items.is_empty() => return Ok(()),
                     Err(error) => {
                         failed = Some(error);

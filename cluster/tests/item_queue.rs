@@ -233,6 +233,37 @@ fn what_a_worker_with_another_key_has_leased_is_told_with_its_number() {
     });
 }
 
+/// What a worker that died had leased came to nobody, for ever, unless somebody knew that leases are to be taken back and did so.
+#[test]
+fn what_a_dead_worker_had_comes_to_whoever_leases_next() {
+    const ITEMS: usize = 100;
+    let server = Server::start(Durability::None);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let (owner, dead, worker) = (queue(&server, "n1"), queue(&server, "n2"), queue(&server, "n3"));
+        let work: Vec<Work> = (0..ITEMS).map(|number| Work { max_attempts: 2, ..Work::new(format!("w{number}"), "x") }).collect();
+        owner.enqueue(&work).await.unwrap();
+        let lost = dead.dequeue(ITEMS, LEASE).await.unwrap();
+        assert_eq!(lost.len(), ITEMS);
+        assert_eq!(worker.dequeue(ITEMS, LEASE).await.unwrap(), [], "what runs is nobody else's");
+        for item in &lost {
+            assert!(dead.extend_lease(&item.id, &item.token, Duration::ZERO).await.unwrap());
+        }
+        let began = Instant::now();
+        let mut again = Vec::new();
+        while again.len() < ITEMS {
+            again.extend(worker.dequeue(ITEMS, LEASE).await.unwrap());
+            assert!(began.elapsed() < Duration::from_secs(20), "{} of {ITEMS} come", again.len());
+        }
+        assert!(again.iter().all(|item| item.attempts == 2), "each lease counts");
+        // With its attempts used up it is a dead letter, as by anybody's taking back.
+        assert!(owner.extend_lease(&again[0].id, &again[0].token, Duration::ZERO).await.unwrap());
+        while owner.stats().await.unwrap().failed == 0 {
+            assert_eq!(worker.dequeue(1, LEASE).await.unwrap(), []);
+            assert!(began.elapsed() < Duration::from_secs(20), "it does not die");
+        }
+    });
+}
+
 #[test]
 fn what_is_no_id_or_too_much_is_refused_before_anything_is_added() {
     let server = Server::start(Durability::None);

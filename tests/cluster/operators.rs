@@ -137,6 +137,11 @@ fn work_of_ones_own_goes_through_the_queue_by_command() {
     let (_, item, _) = queue(2, &["lease"]);
     assert_eq!(queue(2, &["complete", "w1", item["token"].as_str().unwrap(), "--result", "done"]).1["result"], "completed");
     assert_eq!(queue(2, &["recover"]).1["count"], 0);
+    // What a worker that died had leased comes to whoever leases next.
+    assert_eq!(queue(0, &["enqueue", "w2", "more"]).1["result"], "added");
+    assert_eq!(queue(1, &["lease", "--lease", "1ms"]).1["id"], "w2");
+    let again = wait_for("its lease's end", || Some(queue(2, &["lease"])).filter(|(code, ..)| *code == 0)).1;
+    assert_eq!((&again["id"], &again["attempts"]), (&"w2".into(), &2.into()));
     let (code, _, errors) = rig.nodes[0].cluster(&["queue", "enqueue", "w1", "x"]);
     assert!(code == 1 && errors.contains("--name"), "{errors}");
     assert_eq!(rig.nodes[0].cluster(&["queue", "stats", "--json"]).0, 0);
