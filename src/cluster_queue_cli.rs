@@ -121,6 +121,15 @@ pub enum QueueCommand {
         #[command(flatten)]
         output: Output,
     },
+    /// What became of items, a line for each: `completed` with its result, which is forgotten with this answer, or where it is.
+    /// Exit 1 if nobody knows one of them, 69 if one could not be asked for.
+    Settle {
+        /// Their names, 128 at most
+        #[arg(value_name = "ID", required = true, num_args = 1..=IDS_PER_CALL, value_parser = item_id)]
+        ids: Vec<String>,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Take back leases that ran out, as a lease does that finds less than it asks for.
     Recover {
         #[command(flatten)]
@@ -207,6 +216,23 @@ pub fn queue(socket: &Path, name: Option<String>, call: QueueCommand) -> ExitCod
         }
         QueueCommand::Extend { held: Held { id, token }, lease, output } => {
             of_item(socket, about(QueueCall::Extend { id, token, lease_ms: millis(lease) }), output, "stale")
+        }
+        QueueCommand::Settle { ids, output } => {
+            let (mut are_known, mut are_answered) = (true, true);
+            let result = ask(socket, &WireRequest::Cluster { ask: about(QueueCall::Settle { ids }) }, |line| {
+                let value: Value = serde_json::from_str(line).unwrap_or_default();
+                are_known &= value["state"] != "unknown";
+                are_answered &= value["error"].is_null();
+                if output.json {
+                    say_json(line);
+                } else if let Some(error) = value["error"].as_str() {
+                    eprintln!("ringpost: {}: {error}", field(&value, "id"));
+                } else {
+                    say(format!("{} {} {}", field(&value, "id"), field(&value, "state"), value["result"].as_str().unwrap_or_default())
+                        .trim_end());
+                }
+            });
+            if result.is_ok() && !are_answered { ExitCode::from(EXIT_UNAVAILABLE) } else { code(result.map(|_| are_known)) }
         }
         QueueCommand::Recover { output } => of_partitions(socket, about(QueueCall::Recover {}), output, |swept| {
             say(&format!("{} taken back", field(swept, "count")));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ringpost_cluster::{
     item_queue::{ItemQueue, Unread, Work, WorkItem},
-    work_queue::{Completed, Enqueued, Failed, IDS_PER_CALL, QueueError, WorkQueue},
+    work_queue::{Completed, Enqueued, Failed, IDS_PER_CALL, Known, QueueError, WorkQueue},
 };
 use serde_json::{Value, json};
 
@@ -44,8 +44,34 @@ pub async fn answer(
             }
             Ok(leased.iter().map(item).collect())
         }
+        QueueCall::Settle { ids } => {
+            let ids: Vec<&str> = ids.iter().take(IDS_PER_CALL).map(String::as_str).collect();
+            let answers = ItemQueue::new(queue).settle(&ids).await;
+            if let Some(Err(error)) = answers.first()
+                && answers.iter().all(Result::is_err)
+            {
+                return Err(failed(error.clone()));
+            }
+            Ok(std::iter::zip(ids, answers).map(|(id, answer)| settled(id, answer)).collect())
+        }
         call => items(&ItemQueue::new(queue), call).await.map_err(failed),
     }
+}
+
+/// What became of one; an id that could not be asked for has `error` and no state.
+fn settled(id: &str, answer: Result<Known, QueueError>) -> Value {
+    let state = match answer {
+        Ok(Known::Unknown) => "unknown",
+        Ok(Known::Waiting) => "waiting",
+        Ok(Known::Unreadable) => "unreadable",
+        Ok(Known::Leased) => "leased",
+        Ok(Known::Dead) => "dead",
+        Ok(Known::Withdrawn | Known::Unsigned(_)) => "withdrawn",
+        Ok(Known::Unproven(_)) => "unproven",
+        Ok(Known::Completed(result)) => return json!({ "id": id, "state": "completed", "result": result }),
+        Err(error) => return json!({ "id": id, "error": error.to_string() }),
+    };
+    json!({ "id": id, "state": state })
 }
 
 /// What whoever leases is told, who would else take the queue for empty.
@@ -73,7 +99,12 @@ async fn items(queue: &ItemQueue, call: QueueCall) -> Result<Vec<Value>, QueueEr
             word(&id, if queue.extend_lease(&id, &token, ms(lease_ms)).await? { "extended" } else { "stale" })
         }
         QueueCall::Recover {} => Ok(vec![json!(queue.recover_expired_leases().await?)]),
-        QueueCall::Stats {} | QueueCall::Dead { .. } | QueueCall::Requeue { .. } | QueueCall::Purge { .. } | QueueCall::Lease { .. } => {
+        QueueCall::Stats {}
+        | QueueCall::Dead { .. }
+        | QueueCall::Requeue { .. }
+        | QueueCall::Purge { .. }
+        | QueueCall::Lease { .. }
+        | QueueCall::Settle { .. } => {
             unreachable!("they have ways of their own")
         }
     }

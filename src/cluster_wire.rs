@@ -139,6 +139,11 @@ pub enum QueueCall {
     },
     /// Leases that ran out are taken back. Answered with a `Tally`.
     Recover {},
+    /// What became of items, a line for each; what is completed is forgotten with the answer.
+    Settle {
+        /// Which.
+        ids: Vec<String>,
+    },
 }
 
 /// The answer to `handover`.

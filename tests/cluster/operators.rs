@@ -137,6 +137,18 @@ fn work_of_ones_own_goes_through_the_queue_by_command() {
     let (_, item, _) = queue(2, &["lease"]);
     assert_eq!(queue(2, &["complete", "w1", item["token"].as_str().unwrap(), "--result", "done"]).1["result"], "completed");
     assert_eq!(queue(2, &["recover"]).1["count"], 0);
+    // What was said with it could be read by no command, and its id was used up for good.
+    assert_eq!(queue(0, &["enqueue", "w1", "the data"]).1["result"], "completed");
+    let (code, settled, errors) = queue(0, &["settle", "w1"]);
+    assert_eq!((code, settled), (0, serde_json::json!({ "id": "w1", "state": "completed", "result": "done" })), "{errors}");
+    let (code, output, errors) = rig.nodes[0].cluster(&["queue", "--name", "report", "settle", "w1", "w3"]);
+    assert_eq!((code, output.as_str()), (1, "w1 unknown\nw3 unknown\n"), "{errors}");
+    assert_eq!(queue(0, &["enqueue", "w3", "more"]).1["result"], "added");
+    assert_eq!(queue(0, &["settle", "w3"]).1["state"], "waiting");
+    let (_, item, _) = queue(1, &["lease"]);
+    assert_eq!(queue(0, &["settle", "w3"]).1["state"], "leased");
+    assert_eq!(queue(1, &["complete", "w3", item["token"].as_str().unwrap()]).0, 0);
+    assert_eq!(rig.nodes[0].cluster(&["queue", "--name", "report", "settle"]).0, 2, "of nothing");
     // What a worker that died had leased comes to whoever leases next.
     assert_eq!(queue(0, &["enqueue", "w2", "more"]).1["result"], "added");
     assert_eq!(queue(1, &["lease", "--lease", "1ms"]).1["id"], "w2");
