@@ -30,6 +30,7 @@ use tokio::net::TcpListener;
 use crate::{
     admin_connections::{Bounded, Place},
     cluster::ClusterNode,
+    queue_account::OwnQueue,
     shard_call::counters,
 };
 
@@ -245,30 +246,12 @@ async fn cluster_nodes(State(admin): State<Admin>) -> Response {
     admin.cluster.as_ref().map_or_else(no_cluster, |cluster| Json(cluster.handle.nodes_now()).into_response())
 }
 
-/// Of the cluster's queue, items; of a node without a cluster its own, recipients. What does not answer (partitions, shards) is named in it.
+/// What does not answer (partitions, shards) is named in it: see [`OwnQueue`].
 async fn queue_stats(State(admin): State<Admin>) -> Response {
-    let Some(cluster) = &admin.cluster else {
-        let shards = counters(&admin.shards, SHARD_ANSWER_MAX).await;
-        let sum = |name: &str| shards.iter().flatten().flatten().filter(|(of, _)| *of == name).map(|(_, count)| count).sum::<u64>();
-        let processing = sum("queue_attempting");
-        let pending = sum("queue_waiting") + sum("queue_ready");
-        let hung: Vec<usize> = (0..shards.len()).filter(|shard| shards[*shard].is_none()).collect();
-        let mut stats = serde_json::json!({
-            "pending": pending,
-            "processing": processing,
-            "failed": sum("queue_failed"),
-            "total": pending + processing + sum("queue_failed"),
-            "messages": sum("queue_messages"),
-        });
-        if !hung.is_empty() {
-            stats["unanswered"] = serde_json::json!(hung);
-        }
-        return Json(stats).into_response();
-    };
-    match cluster.queue.stats().await {
-        Ok(stats) => Json(stats).into_response(),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, Json(serde_json::json!({ "error": reason.to_string() }))).into_response(),
-    }
+    let own = OwnQueue::of(&counters(&admin.shards, SHARD_ANSWER_MAX).await);
+    let Some(cluster) = &admin.cluster else { return Json(own.alone()).into_response() };
+    let stats = cluster.queue.stats().await.map_err(|reason| reason.to_string());
+    Json(own.in_cluster(cluster.shares, cluster.queue.bounds().partitions, stats)).into_response()
 }
 
 async fn hand_over(State(admin): State<Admin>) -> Response {

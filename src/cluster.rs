@@ -66,6 +66,8 @@ pub struct ClusterNode {
     pub leader_ttl: Duration,
     /// `cluster.replicas_required`.
     pub replicas_required: u32,
+    /// `delivery.mode` is shared.
+    pub shares: bool,
     reloader: Arc<Reloader>,
 }
 
@@ -162,6 +164,7 @@ impl ClusterNode {
             node_ttl: settings.node_ttl,
             leader_ttl: settings.leader_ttl,
             replicas_required: settings.replicas_required,
+            shares: config.delivery.mode == DeliveryMode::Shared,
             reloader,
         }))
     }
@@ -169,6 +172,11 @@ impl ClusterNode {
     /// Whether a config could be pushed, or why not: what `ringpost check` would warn of.
     pub fn check_push(&self, text: &str) -> Result<Vec<String>, String> {
         self.reloader.check(text)
+    }
+
+    /// The text of the pushed config that runs here; empty: none does.
+    pub fn running_push(&self) -> String {
+        self.reloader.pushed()
     }
 }
 

@@ -290,6 +290,10 @@ fn config(socket: &Path, call: ConfigCommand) -> ExitCode {
             if let Some(text) = found["text"].as_str() {
                 say(text.trim_end());
             }
+            if let Some(reason) = found["unanswered"].as_str() {
+                let version = field(found, "version");
+                eprintln!("ringpost: this is version {version}, which runs on this node; what is current nobody knows now: {reason}");
+            }
         }),
         ConfigCommand::Diff { from, to, output } => code(diff(socket, from, to, output)),
         ConfigCommand::Rollback { number, author, output } => {

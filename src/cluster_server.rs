@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     cluster::ClusterNode,
     cluster_queue_server,
-    cluster_wire::{ClusterCall, ConfigText, HandOverView, LeaderView, PublishedView},
+    cluster_wire::{ClusterCall, ConfigText, HandOverView, LeaderView, PublishedView, RunningConfigText},
     control_wire::NotDone,
     partitions_server,
 };
@@ -88,9 +88,18 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
             };
             Ok(history.iter().map(line).collect())
         }
-        ClusterCall::ConfigShow { version } => match control.read_config(version, "").await.map_err(failed)?.config() {
-            Some((config, text)) => one(json(&ConfigText { config, text })),
-            None => Err("there is no such version".into()),
+        ClusterCall::ConfigShow { version } => match control.read_config(version, "").await {
+            Ok(found) => {
+                let (config, text) = found.config().ok_or("there is no such version")?;
+                one(json(&ConfigText { config, text }))
+            }
+            Err(error) => match (failed(error), cluster.handle.config_version()) {
+                // What runs here is on this node's disk: an operator may have to know it just while Valkey is away.
+                (NotDone::Unavailable(unanswered), running @ 1..) if version.is_none_or(|version| version == running) => {
+                    one(json(&RunningConfigText { version: running, text: cluster.running_push(), unanswered }))
+                }
+                (reason, _) => Err(reason),
+            },
         },
         ClusterCall::ConfigRollback { version, author } => {
             let (current, history) = control.config_history().await.map_err(failed)?;

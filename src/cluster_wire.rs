@@ -44,7 +44,7 @@ pub enum ClusterCall {
     },
     /// A `ConfigVersion` a line, the newest first.
     ConfigHistory {},
-    /// `ConfigText` of a version; None: the current one.
+    /// `ConfigText` of a version; None: the current one. While Valkey is away `RunningConfigText`, where that is asked for.
     ConfigShow {
         /// Which.
         version: Option<u64>,
@@ -206,6 +206,17 @@ pub struct ConfigText {
     pub config: ConfigVersion,
     /// As it was pushed.
     pub text: String,
+}
+
+/// The version that runs on the node that was asked, where Valkey does not say which is current.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct RunningConfigText {
+    /// Its number.
+    pub version: u64,
+    /// As it was pushed.
+    pub text: String,
+    /// Why no other answers.
+    pub unanswered: String,
 }
 
 /// The answer to a push or a roll-back.

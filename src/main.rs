@@ -34,6 +34,7 @@ mod node;
 mod partitions_server;
 mod pause_cli;
 mod pauser;
+mod queue_account;
 mod queue_cli;
 mod queue_filter;
 mod reloader;

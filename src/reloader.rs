@@ -97,6 +97,11 @@ impl Reloader {
         *self.when_reloaded.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(call));
     }
 
+    /// The text that was pushed to all nodes, as it is in force here; empty: none is.
+    pub fn pushed(&self) -> String {
+        self.in_force().pushed.clone()
+    }
+
     fn in_force(&self) -> MutexGuard<'_, InForce> {
         self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -47,7 +47,7 @@ fn dead_letters_of_a_node_that_is_gone_are_delivered_and_those_of_one_that_is_th
     rig.start_node(2);
     let all = wait_within(LOOK_MAX, "delivery of what nobody owns", || rig.all_there(MAILS as usize));
     assert_eq!(all, MAILS as usize, "each once");
-    let dead = wait_for("the queue's account", || rig.nodes[2].get("/api/queue/stats")?["failed"].as_u64());
+    let dead = wait_for("the queue's account", || rig.nodes[2].shared_queue()?["failed"].as_u64());
     assert_eq!(dead, 1, "its owner offers it again in its time");
     assert!(!delivered(&rig.folder.path().join("mail")).contains(&"kept".to_owned()));
 }

@@ -90,7 +90,7 @@ fn cut_a_drain_short(rig: &mut Rig, mails: usize) {
     let mut program = Command::new(env!("CARGO_BIN_EXE_ringpost"));
     program.args(["drain", "--to-cluster", "-c"]).arg(&rig.nodes[0].config).stdout(Stdio::null()).stderr(Stdio::null());
     let mut drain = Process(program.spawn().unwrap());
-    wait_for("all offers", || (rig.nodes[0].get("/api/queue/stats")?["pending"] == mails).then_some(()));
+    wait_for("all offers", || (rig.nodes[0].shared_queue()?["pending"] == mails).then_some(()));
     rig.nodes[0].process = None;
     assert_ne!(drain.0.wait().unwrap().code(), Some(0));
 }
@@ -190,7 +190,7 @@ fn tried_mail_that_a_node_offers_which_delivers_nothing_is_not_delivered_twice_w
         // The second of these finds that a run has noted it.
         for run in ["first", "second"] {
             rig.start_node(0);
-            wait_for("its offer", || (rig.nodes[0].get("/api/queue/stats")?["pending"] == 1).then_some(()));
+            wait_for("its offer", || (rig.nodes[0].shared_queue()?["pending"] == 1).then_some(()));
             rig.nodes[0].process = None;
             assert!(is_noted(&rig), "{mode}, {run}");
         }

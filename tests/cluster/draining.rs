@@ -174,7 +174,7 @@ fn what_a_node_has_offered_and_taken_itself_is_offered_at_once_where_it_is_empti
     rig.hold_at(0);
     rig.start_node(0);
     rig.send(0, 5);
-    wait_for("its own leases", || (rig.nodes[0].get("/api/queue/stats")?["counters"]["completed"] == 5).then_some(()));
+    wait_for("its own leases", || (rig.nodes[0].shared_queue()?["counters"]["completed"] == 5).then_some(()));
     rig.start_node(1);
     rig.takers(0);
     let began = Instant::now();

@@ -195,6 +195,14 @@ impl Node {
         value["unanswered"].is_null().then_some(value)
     }
 
+    /// The counts of the queue that all nodes share, as this node reads them.
+    fn shared_queue(&self) -> Option<Value> {
+        let mut stats = self.get("/api/queue/stats")?;
+        let beside = stats["cluster"].take();
+        let stats = if beside.is_null() { stats } else { beside };
+        stats["unanswered"].is_null().then_some(stats)
+    }
+
     /// `ringpost cluster ...`: exit code, output, errors.
     fn cluster(&self, words: &[&str]) -> (i32, String, String) {
         self.ringpost("cluster", words)

@@ -9,7 +9,7 @@ use std::sync::{
 use super::{
     proxy::{Passage, proxy, runs},
     pushed_settings::{ask, valkey},
-    shared_mail::{ONLY_OFFERS, mail_rig},
+    shared_mail::{LOCAL, ONLY_OFFERS, mail_rig},
     *,
 };
 
@@ -307,6 +307,73 @@ fn without_a_cluster_the_queues_counts_are_the_nodes_own() {
         (&stats["pending"], &stats["processing"], &stats["total"], &stats["messages"]),
         (&1.into(), &0.into(), &1.into(), &1.into())
     );
+}
+
+impl Node {
+    /// The counts, whatever answered.
+    fn queue_stats(&self) -> Value {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).unwrap();
+        write!(stream, "GET /api/queue/stats HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+    }
+}
+
+/// A node of a cluster that held mail said that there was none, in local mode also while Valkey was there, and 503 while it was away.
+#[test]
+fn with_valkey_and_without_a_node_counts_its_own_mail() {
+    let mut rig = mail_rig(&[LOCAL, ONLY_OFFERS]);
+    // What is its own stays.
+    let text = fs::read_to_string(&rig.nodes[0].config).unwrap();
+    fs::write(&rig.nodes[0].config, text.replace("via = \"maildir\"\npath = \"mail/n1/{domain}/{local}\"", "via = \"hold\"")).unwrap();
+    rig.start_node(0);
+    rig.start_node(1);
+    rig.send(0, 2);
+    assert!((0..3).all(|_| rig.nodes[1].accepts_mail()));
+    wait_for("three offers", || (rig.nodes[0].shared_queue()?["pending"] == 3).then_some(()));
+    let stats = rig.nodes[0].queue_stats();
+    assert_eq!(
+        (&stats["pending"], &stats["total"], &stats["messages"], &stats["cluster"]["total"]),
+        (&2.into(), &2.into(), &2.into(), &3.into())
+    );
+    wait_for("its own three", || {
+        let stats = rig.nodes[1].queue_stats();
+        assert_eq!(stats["local"]["messages"], 3, "{stats}");
+        (stats["pending"] == 3 && stats["local"]["pending"] == 3).then_some(())
+    });
+    rig.valkey = None;
+    for (node, messages) in [(0, 2), (1, 3)] {
+        let stats = wait_for("that it is away", || {
+            let stats = rig.nodes[node].queue_stats();
+            let of_all = if node == 0 { &stats["cluster"] } else { &stats };
+            (of_all["unanswered"].as_array()?.len() == 4 && of_all["error"].is_string()).then_some(stats)
+        });
+        assert_eq!(
+            (&stats["pending"], &stats["total"], &stats["local"]["messages"]),
+            (&messages.into(), &messages.into(), &messages.into()),
+            "{stats}"
+        );
+    }
+}
+
+/// The text that a node runs was on its disk, and `config show` ended with 69.
+#[test]
+fn what_runs_here_is_shown_while_valkey_is_away() {
+    let mut rig = Rig::start();
+    let file = rig.folder.path().join("push.toml");
+    fs::write(&file, "[smtp]\nrecipients_max = 500\n").unwrap();
+    wait_for("the push", || (rig.nodes[0].cluster(&["config", "push", file.to_str().unwrap()]).0 == 0).then_some(()));
+    wait_for("that it runs", || (rig.nodes[1].get("/api/cluster/stats")?["config_version"] == 1).then_some(()));
+    rig.valkey = None;
+    let (code, text, errors) = rig.nodes[1].cluster(&["config", "show"]);
+    assert_eq!((code, text.as_str()), (0, "[smtp]\nrecipients_max = 500\n"), "{errors}");
+    assert!(errors.contains("version 1, which runs on this node") && errors.contains("valkey://"), "{errors}");
+    let (code, shown, _) = rig.nodes[1].cluster(&["config", "show", "1", "--json"]);
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((code, &shown["version"], shown["unanswered"].is_string()), (0, &1.into(), true), "{shown}");
+    assert_eq!(rig.nodes[1].cluster(&["config", "show", "2"]).0, 69, "what does not run here is there alone");
 }
 
 /// From an hour to less the nodes asked an hour later, and what was set was lost with Valkey's data.

@@ -158,7 +158,7 @@ fn what_a_lost_disk_had_offered_is_delivered_although_its_node_is_set_up_anew() 
     let mut rig = mail_rig(&[ONLY_OFFERS, SHARES]);
     rig.start_node(0);
     rig.send(0, 5);
-    let pending = |rig: &Rig| rig.nodes[0].get("/api/queue/stats").and_then(|stats| stats["pending"].as_u64());
+    let pending = |rig: &Rig| rig.nodes[0].shared_queue().and_then(|stats| stats["pending"].as_u64());
     wait_for("five offers", || (pending(&rig)? == 5).then_some(()));
     rig.nodes[0].process = None;
     fs::remove_dir_all(rig.folder.path().join("spool1")).unwrap();

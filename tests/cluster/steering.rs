@@ -30,7 +30,7 @@ impl Rig {
     }
 
     pub(super) fn pending(&self, node: usize) -> Option<u64> {
-        self.nodes[node].get("/api/queue/stats")?["total"].as_u64()
+        self.nodes[node].shared_queue()?["total"].as_u64()
     }
 
     /// Another node's worker, as far as Valkey can see.
@@ -104,7 +104,7 @@ fn what_a_worker_has_leased_or_nobody_can_ask_for_stays_as_it_is_and_is_said() {
     assert!(errors.contains("another node of the cluster is taking them over"), "{errors}");
     // The lease ends without a word; then it can be purged.
     wait_for("the end of the leases", || {
-        let stats = rig.nodes[0].get("/api/queue/stats")?;
+        let stats = rig.nodes[0].shared_queue()?;
         (stats["processing"] == 0).then_some(())
     });
     assert_eq!(rig.nodes[0].ringpost("queue", &["purge", &rig.ids(0)[0]]).0, 0);
@@ -161,7 +161,7 @@ fn old_dead_letters_are_removed_by_the_leader() {
         panic!("nothing was offered");
     };
     let (partition, id) = runtime.block_on(dies());
-    wait_for("the dead letter", || (rig.nodes[0].get("/api/queue/stats")?["failed"] == 1).then_some(()));
+    wait_for("the dead letter", || (rig.nodes[0].shared_queue()?["failed"] == 1).then_some(()));
     // An id that is none's was once done without a word.
     for command in ["requeue", "purge"] {
         let (code, text, errors) = rig.nodes[0].cluster(&["queue", command, "nobody"]);
@@ -180,12 +180,12 @@ fn old_dead_letters_are_removed_by_the_leader() {
     let watched_ms = 15 * 24 * 3600 * 1000_u64;
     rig.raw(&format!("HSET {{ringpost:cluster:q:email_delivery:{partition}}}:counters watched {watched_ms}"));
     wait_for("its removal", || {
-        let stats = rig.nodes[0].get("/api/queue/stats")?;
+        let stats = rig.nodes[0].shared_queue()?;
         (stats["counters"]["purged"] == 1).then_some(())
     });
     // The mail is where it was, and is offered again.
     assert_eq!(rig.ids(0).len(), 1);
-    wait_for("the new offer", || (rig.nodes[0].get("/api/queue/stats")?["pending"] == 1).then_some(()));
+    wait_for("the new offer", || (rig.nodes[0].shared_queue()?["pending"] == 1).then_some(()));
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn what_was_settled_before_valkey_went_back_in_time_is_not_delivered_again() {
     rig.nodes[1].process = None;
     rig.valkey = None;
     rig.start_valkey();
-    let withdrawn = |rig: &Rig| rig.nodes[0].get("/api/queue/stats")?["counters"]["withdrawn"].as_u64();
+    let withdrawn = |rig: &Rig| rig.nodes[0].shared_queue()?["counters"]["withdrawn"].as_u64();
     wait_for("its owner to take it out", || (withdrawn(&rig)? == 5).then_some(()));
     rig.start_node(1);
     rig.send(5, 6);

@@ -10,7 +10,7 @@ impl Rig {
     /// How often that happened to items of the work queue.
     pub(super) fn count(&self, what: &str) -> u64 {
         // Without an answer that is not known, and not none.
-        let stats = wait_for("the queue's account", || self.nodes[0].get("/api/queue/stats").filter(|stats| stats["counters"].is_object()));
+        let stats = wait_for("the queue's account", || self.nodes[0].shared_queue().filter(|stats| stats["counters"].is_object()));
         stats["counters"][what].as_u64().unwrap_or(0)
     }
 }
@@ -50,7 +50,7 @@ fn a_node_that_was_given_another_key_takes_back_what_it_has_offered() {
     let mut rig = mail_rig(&[ONLY_OFFERS]);
     rig.start_node(0);
     rig.send(0, 3);
-    wait_for("three offers", || (rig.nodes[0].get("/api/queue/stats")?["pending"] == 3).then_some(()));
+    wait_for("three offers", || (rig.nodes[0].shared_queue()?["pending"] == 3).then_some(()));
     rig.nodes[0].process = None;
     let key = rig.folder.path().join("key");
     fs::write(&key, "another key of the cluster\n").unwrap();
@@ -89,7 +89,7 @@ fn a_node_set_up_anew_delivers_what_its_lost_disk_had_offered() {
     let mut rig = mail_rig(&[ONLY_OFFERS]);
     rig.start_node(0);
     rig.send(0, 5);
-    wait_for("five offers", || (rig.nodes[0].get("/api/queue/stats")?["pending"] == 5).then_some(()));
+    wait_for("five offers", || (rig.nodes[0].shared_queue()?["pending"] == 5).then_some(()));
     rig.nodes[0].process = None;
     fs::remove_dir_all(rig.folder.path().join("spool1")).unwrap();
     rig.nodes[0].set("deliver = false\n", "");
