@@ -173,6 +173,7 @@ impl ControlPlane {
         let keys = [self.keyspace.leader(), self.keyspace.epoch()];
         match step {
             Step::Wait(_) => Ok(Answer::Unknown),
+            Step::Look => Ok(Answer::Seen(self.holder().await?)),
             Step::Acquire(floor) => {
                 // Who hears of an election acts on it: of one that may not last nobody does.
                 let channel = if replicas == 0 { self.keyspace.events() } else { String::new() };

@@ -10,6 +10,10 @@ use crate::{
     identity::{EPOCH_JUMP_MAX, Epoch, Incarnation, Leadership, Role},
 };
 
+mod vacancy;
+
+use vacancy::Vacancy;
+
 /// A number that was seen counts for the own next epoch up to here above what is accepted: the election that follows must still be in reach
 /// of everybody's fence.
 const SEEN_JUMP_MAX: u64 = EPOCH_JUMP_MAX / 2;
@@ -59,6 +63,8 @@ pub enum Step {
     Renew(Leadership),
     /// Run the release script.
     Release(Leadership),
+    /// Read who has the lease: a standby watches it.
+    Look,
 }
 
 /// What came of a call.
@@ -76,6 +82,8 @@ pub enum Answer {
     Lost(Epoch),
     /// Release: done, or it was not ours.
     Released,
+    /// Look: who has the lease.
+    Seen(Option<Leadership>),
     /// No answer within the deadline, or an error: it may have happened or not.
     Unknown,
 }
@@ -155,6 +163,8 @@ pub struct Election {
     is_fit: bool,
     last_look: Option<BootTime>,
     leader: Option<Leadership>,
+    /// Of the lease, as a standby watches it.
+    vacancy: Vacancy,
     /// When the leader was heard of last.
     leader_heard_at: BootTime,
     is_leader_known: bool,
@@ -182,6 +192,7 @@ impl Election {
             is_fit: true,
             last_look: None,
             leader: None,
+            vacancy: Vacancy::default(),
             leader_heard_at: BootTime::default(),
             is_leader_known: false,
             events: Vec::new(),
@@ -238,7 +249,8 @@ impl Election {
         std::mem::take(&mut self.events)
     }
 
-    /// The next step. `masters_alive` counts for a standby only; `random` makes the polls of the nodes differ.
+    /// The next step. `masters_alive` counts for a standby only, which stands without any, and when none has taken a free lease for half of its
+    /// length; `random` makes the polls of the nodes differ.
     pub fn next(&mut self, now: BootTime, masters_alive: bool, random: u64) -> Step {
         self.look(now);
         if self.sent.is_some() {
@@ -252,13 +264,20 @@ impl Election {
                 let stands = match self.role {
                     Role::Master => true,
                     Role::Worker => false,
-                    Role::Standby => !masters_alive,
+                    // Fencing makes it harmless where a master that is there was only late.
+                    Role::Standby => !masters_alive || self.vacancy.is_lasting(now, self.times.ttl),
                 };
                 // Jitter of half a poll: two nodes that saw a lease end do not ask at the same moment for ever.
                 self.jitter = self.times.poll / 2 * u32::try_from(random % 1024).expect("below 1024") / 1024;
                 self.next_call = now + self.times.poll + self.jitter;
                 let has_rested = now >= self.rests_until.max(self.replicas_missing_until);
-                if stands && self.is_fit && has_rested { Step::Acquire(self.floor) } else { Step::Wait(self.next_call) }
+                if stands && self.is_fit && has_rested {
+                    Step::Acquire(self.floor)
+                } else if self.role == Role::Standby {
+                    Step::Look
+                } else {
+                    Step::Wait(self.next_call)
+                }
             }
             _ => Step::Wait(self.due(now)),
         };
@@ -280,15 +299,24 @@ impl Election {
                 self.events.push(Event::NotReplicated(epoch));
             }
             (Step::Acquire(_), Answer::Held(leader, remaining)) => {
-                if leader.incarnation == self.me && matches!(self.state, State::Following) {
-                    // Our own, of a call whose answer was lost. When it began is unknown, so it is given back.
-                    self.state = State::Releasing { epoch: leader.epoch };
+                self.vacancy.saw(sent_at, false, self.times.ttl);
+                if self.gives_back(&leader) {
                     return;
                 }
                 if remaining > self.times.ttl * 2 {
                     self.events.push(Event::FrozenLease(remaining));
                 }
                 self.saw_leader(now, Some(leader));
+            }
+            (Step::Look, Answer::Seen(leader)) => {
+                self.vacancy.saw(sent_at, leader.is_none(), self.times.ttl);
+                if leader.as_ref().is_some_and(|leader| self.gives_back(leader)) {
+                    return;
+                }
+                if let Some(due) = self.vacancy.due().filter(|due| *due > now) {
+                    self.next_call = self.next_call.min(due);
+                }
+                self.saw_leader(now, leader);
             }
             (Step::Renew(_), Answer::Renewed) => {
                 if let State::Leading { epoch, valid_until } = self.state {
@@ -311,8 +339,17 @@ impl Election {
                     self.next_call = now + self.times.poll;
                 }
             }
-            (Step::Acquire(_), _) | (Step::Wait(_), _) => {}
+            (Step::Acquire(_) | Step::Look | Step::Wait(_), _) => {}
         }
+    }
+
+    /// Our own lease, of a call whose answer was lost. When it began is unknown, so it is given back.
+    fn gives_back(&mut self, holder: &Leadership) -> bool {
+        let is_lost = holder.incarnation == self.me && matches!(self.state, State::Following);
+        if is_lost {
+            self.state = State::Releasing { epoch: holder.epoch };
+        }
+        is_lost
     }
 
     /// Epochs lower than this must not be used, says a heartbeat's answer. A leader of a lower one steps down.

@@ -84,8 +84,80 @@ fn a_lease_whose_answer_was_lost_is_given_back_and_asked_for_again() {
 fn workers_never_stand_and_standby_nodes_only_without_a_master() {
     assert_eq!(walk(&mut election(Role::Worker), 0, 5000), []);
     let mut standby = election(Role::Standby);
-    assert!(matches!(standby.next(at(0), true, 0), Step::Wait(_)));
+    assert_eq!(standby.next(at(0), true, 0), Step::Look);
+    standby.answered(at(10), Answer::Seen(None));
     assert_eq!(standby.next(at(600), false, 0), Step::Acquire(Epoch(4)));
+}
+
+/// Looks as a standby that believes that a master is alive, and answers by `holder`: when it stands, if it does before `to`.
+fn stands_at(standby: &mut Election, from: u64, to: u64, mut holder: impl FnMut(u64) -> Option<Answer>) -> Option<u64> {
+    for ms in (from..to).step_by(50) {
+        match standby.next(at(ms), true, 1023) {
+            Step::Wait(_) => {}
+            Step::Look => standby.answered(at(ms + 20), holder(ms).unwrap_or(Answer::Unknown)),
+            // It takes nothing from a master that was a moment earlier.
+            Step::Acquire(_) => match holder(ms) {
+                Some(Answer::Seen(Some(leader))) => standby.answered(at(ms + 20), Answer::Held(leader, TTL)),
+                _ => return Some(ms),
+            },
+            step => panic!("{step:?}"),
+        }
+    }
+    None
+}
+
+/// With the defaults a standby saw only after two and a half heartbeats of 5 s, and its own next, that no master is there.
+#[test]
+fn a_standby_stands_once_no_master_has_taken_the_lease_for_half_of_its_length() {
+    let leader = Leadership { incarnation: Incarnation::new("n2".parse().unwrap(), 2), epoch: Epoch(5) };
+    let held_until = |end: u64| {
+        let leader = leader.clone();
+        move |ms: u64| Some(Answer::Seen((ms < end).then(|| leader.clone())))
+    };
+    // Held, it is watched and no more.
+    let mut standby = election(Role::Standby);
+    assert_eq!(stands_at(&mut standby, 0, 20_000, held_until(20_000)), None);
+    assert_eq!(standby.leader(), Some(&leader));
+    // It ends: seen by the next look, three quarters of a second later at most.
+    let ended = stands_at(&mut standby, 20_000, 40_000, held_until(20_000)).unwrap();
+    assert!((21_500..=22_400).contains(&ended), "{ended}");
+    // A master that takes it within half of its length is left to it.
+    let mut standby = election(Role::Standby);
+    let late = |ms: u64| Some(Answer::Seen((!(10_000..11_400).contains(&ms)).then(|| leader.clone())));
+    assert_eq!(stands_at(&mut standby, 0, 30_000, late), None);
+    // One look without an answer says nothing.
+    let mut standby = election(Role::Standby);
+    let mut lost = 0;
+    let ended = stands_at(&mut standby, 0, 30_000, |ms| {
+        let is_lost = ms >= 10_000 && lost == 0;
+        lost += u32::from(is_lost);
+        if is_lost { None } else { held_until(10_000)(ms) }
+    });
+    assert!((11_500..=13_200).contains(&ended.unwrap()), "{ended:?}");
+}
+
+/// Masters come back from an outage up to a second after a standby, which is not to be before them.
+#[test]
+fn a_standby_that_has_not_watched_the_lease_waits_for_longer() {
+    // From its start on.
+    let mut standby = election(Role::Standby);
+    let began = stands_at(&mut standby, 0, 30_000, |_| Some(Answer::Seen(None))).unwrap();
+    assert!((6000..=6800).contains(&began), "{began}");
+    // From the end of an outage on.
+    let leader = Leadership { incarnation: Incarnation::new("n2".parse().unwrap(), 2), epoch: Epoch(5) };
+    let mut standby = election(Role::Standby);
+    let outage = |ms: u64| match ms {
+        0..5000 => Some(Answer::Seen(Some(leader.clone()))),
+        5000..15_000 => None,
+        _ => Some(Answer::Seen(None)),
+    };
+    let ended = stands_at(&mut standby, 0, 60_000, outage).unwrap();
+    assert!((21_000..=22_600).contains(&ended), "{ended}");
+    // And from that of a pause on, in which it has seen nothing.
+    let mut standby = election(Role::Standby);
+    assert_eq!(stands_at(&mut standby, 0, 5000, |_| Some(Answer::Seen(Some(leader.clone())))), None);
+    let ended = stands_at(&mut standby, 25_000, 60_000, |_| Some(Answer::Seen(None))).unwrap();
+    assert!((31_000..=31_800).contains(&ended), "{ended}");
 }
 
 #[test]

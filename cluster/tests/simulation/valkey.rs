@@ -32,6 +32,7 @@ pub enum Call {
     Acquire { me: Incarnation, floor: Epoch, ttl_us: u64 },
     Renew { mine: Leadership, ttl_us: u64 },
     Release { mine: Leadership },
+    Look,
     Heartbeat { floor: Epoch },
     Effect { order: Leadership },
 }
@@ -116,6 +117,7 @@ impl Valkey {
                 }
                 Reply::Election(Answer::Released)
             }
+            Call::Look => Reply::Election(Answer::Seen(data.leader.as_ref().map(|(leader, _)| leader.clone()))),
             Call::Heartbeat { floor } => {
                 if !ignores_floor {
                     data.epoch = data.epoch.max(floor.0);

@@ -281,6 +281,7 @@ impl World {
             }
             Step::Renew(mine) => Some(Call::Renew { mine, ttl_us }),
             Step::Release(mine) => Some(Call::Release { mine }),
+            Step::Look => Some(Call::Look),
         };
         if let Some(call) = call {
             let id = self.send(node, call);
