@@ -95,7 +95,7 @@ impl ConfigWatch {
     /// How often to ask from now on. What was due much later by a longer one is due by this.
     pub fn set_poll(&mut self, now: BootTime, poll: Duration) {
         self.poll = poll;
-        self.next_poll = self.next_poll.min(now + poll * 5 / 4);
+        self.next_poll = self.next_poll.min(now + poll);
     }
 
     /// Somebody said that this is current.
@@ -124,9 +124,9 @@ impl ConfigWatch {
         self.is_fetching = true;
         // What was heard is asked for once: it may be false. What is true is said again with the next heartbeat.
         self.latest = self.running.clone();
-        // Three quarters to five quarters of the interval: many nodes do not ask at once.
+        // Half of the interval to all of it: many nodes do not ask at once, and none asks later than it says.
         let jitter = self.poll / 2 * u32::try_from(random % 1024).expect("below 1024") / 1024;
-        self.next_poll = now + self.poll * 3 / 4 + jitter;
+        self.next_poll = now + self.poll / 2 + jitter;
     }
 
     /// The answer, None for none: what is current. True: apply it and say how it went ([`ConfigWatch::applied`]).
@@ -186,7 +186,7 @@ mod tests {
         watch.asks(at(1), 512);
         assert!(!watch.is_due(at(2)), "one question at a time");
         assert!(!watch.answered(None));
-        assert!(!watch.is_due(at(30)) && watch.is_due(at(32)));
+        assert!(!watch.is_due(at(23)) && watch.is_due(at(24)));
         watch.heard(named(1, "aa"));
         assert!(watch.is_due(at(2)));
         watch.asks(at(2), 0);
@@ -239,15 +239,27 @@ mod tests {
     fn a_shorter_poll_counts_at_once() {
         let mut watch = ConfigWatch::new(named(1, "aa"), Duration::from_secs(3600));
         watch.asks(at(1), 0);
-        assert!(!watch.answered(Some(named(1, "aa"))) && !watch.is_due(at(2000)));
-        watch.set_poll(at(2000), Duration::from_secs(1));
-        assert!(!watch.is_due(at(2001)) && watch.is_due(at(2002)));
+        assert!(!watch.answered(Some(named(1, "aa"))) && !watch.is_due(at(1700)));
+        watch.set_poll(at(1700), Duration::from_secs(1));
+        assert!(!watch.is_due(at(1700)) && watch.is_due(at(1701)));
         // A longer one is that of the question after.
-        watch.set_poll(at(2000), Duration::from_secs(3600));
-        assert!(watch.is_due(at(2002)));
-        watch.asks(at(2002), 0);
+        watch.set_poll(at(1700), Duration::from_secs(3600));
+        assert!(watch.is_due(at(1701)));
+        watch.asks(at(1701), 0);
         watch.answered(Some(named(1, "aa")));
-        assert!(!watch.is_due(at(4000)));
+        assert!(!watch.is_due(at(3500)));
+    }
+
+    /// "Within the poll interval" was up to a quarter more than it.
+    #[test]
+    fn a_node_asks_within_the_interval_and_not_all_nodes_at_once() {
+        for (random, earliest_ms) in [(0, 500), (512, 750), (1023, 999)] {
+            let mut watch = ConfigWatch::new(named(1, "aa"), Duration::from_secs(1));
+            watch.asks(at(1), random);
+            watch.answered(Some(named(1, "aa")));
+            let due = |ms| watch.is_due(at(1) + Duration::from_millis(ms));
+            assert!(!due(earliest_ms - 1) && due(earliest_ms + 1) && due(1000), "{random}");
+        }
     }
 
     #[test]
