@@ -23,7 +23,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use ringpost_cluster::work_queue::QueueStats;
+use ringpost_cluster::{handle::COUNTERS, work_queue::QueueStats};
 use ringpost_engine::request_lane::RequestLane;
 use tokio::net::TcpListener;
 
@@ -208,12 +208,17 @@ fn cluster_metrics(cluster: &ClusterNode, text: &mut String) {
         ("valkey_calls_total{outcome=\"refused\"}", valkey.refused.load(Ordering::Relaxed)),
         ("valkey_calls_total{outcome=\"skipped\"}", valkey.skipped.load(Ordering::Relaxed)),
         ("valkey_circuit_opened_total", valkey.opened.load(Ordering::Relaxed)),
+        ("valkey_circuit_closed_total", valkey.closed.load(Ordering::Relaxed)),
+        ("valkey_messages_dropped_total", valkey.messages_dropped.load(Ordering::Relaxed)),
         ("valkey_connections_total", valkey.connections.load(Ordering::Relaxed)),
     ];
     for (name, value) in gauges {
         let _ = writeln!(text, "mta_{name} {value}");
     }
-    for (name, value) in &stats.counters {
+    // What has not come yet is 0, or nobody could see its first time.
+    let mut counters: BTreeMap<&str, u64> = COUNTERS.into_iter().map(|name| (name, 0)).collect();
+    counters.extend(stats.counters.iter().map(|(name, value)| (name.as_str(), *value)));
+    for (name, value) in counters {
         let _ = writeln!(text, "mta_cluster_{name}_total {value}");
     }
 }

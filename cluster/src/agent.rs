@@ -210,6 +210,7 @@ impl Agent {
         }
     }
 
+    /// One of [`COUNTERS`](crate::handle::COUNTERS).
     fn count(&self, counter: &str) {
         *self.handle.known().counters.entry(counter.to_owned()).or_default() += 1;
     }

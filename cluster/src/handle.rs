@@ -27,6 +27,28 @@ pub(crate) enum Command {
     RetryConfig,
 }
 
+/// What [`ClusterStats::counters`] counts, events of this node's life in the cluster: docs/cluster.md says of each what it is. One that has not
+/// come yet is exported as 0.
+pub const COUNTERS: [&str; 17] = [
+    "nodes_joined",
+    "nodes_left",
+    "health_changes",
+    "elected",
+    "stepped_down",
+    "leader_changes",
+    "leader_lost",
+    "rival_leaders_refused",
+    "stale_effects_refused",
+    "epochs_out_of_reach",
+    "elections_not_replicated",
+    "frozen_leases",
+    "heartbeats_failed",
+    "heartbeats_withheld",
+    "configs_applied",
+    "configs_refused",
+    "configs_not_ours",
+];
+
 /// Field names are those of the admin API.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ClusterStats {

@@ -97,6 +97,8 @@ pub struct Counters {
     pub skipped: AtomicU64,
     /// Times a circuit opened.
     pub opened: AtomicU64,
+    /// Times one closed again.
+    pub closed: AtomicU64,
     /// Connections made.
     pub connections: AtomicU64,
     /// Messages dropped because nobody took them.
@@ -373,6 +375,9 @@ impl Valkey {
         let mut circuits = self.circuits();
         let (closed, is_whole) = (circuits.succeeded(slot, now), circuits.is_whole());
         drop(circuits);
+        if closed.is_some() {
+            self.counters.closed.fetch_add(1, Ordering::Relaxed);
+        }
         if is_whole {
             // Of the next outage that says nothing.
             self.last_outage().take();

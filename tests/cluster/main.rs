@@ -195,6 +195,20 @@ impl Node {
         value["unanswered"].is_null().then_some(value)
     }
 
+    /// `/metrics`, with the head of the answer.
+    fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).unwrap();
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// One of them, `mta_` left out; none that is not there.
+    fn metric(&self, name: &str) -> Option<u64> {
+        self.metrics().lines().find_map(|line| line.strip_prefix("mta_")?.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+
     /// The counts of the queue that all nodes share, as this node reads them.
     fn shared_queue(&self) -> Option<Value> {
         let mut stats = self.get("/api/queue/stats")?;
@@ -270,10 +284,27 @@ fn leaders_come_and_go_and_nodes_are_counted() {
     wait_for("three healthy nodes", || (rig.nodes[0].get("/api/cluster/stats")?["healthy_nodes"] == 3).then_some(()));
     let epoch = rig.nodes[first].get("/api/cluster/stats").unwrap()["epoch"].as_u64().unwrap();
 
+    // What has not come yet is counted as well: a first time that makes a counter is seen by no rate.
+    for name in ["stale_effects_refused", "rival_leaders_refused", "epochs_out_of_reach", "nodes_left", "configs_refused"] {
+        assert_eq!(rig.nodes[2].metric(&format!("cluster_{name}_total")), Some(0), "{name}");
+    }
+    for name in ["valkey_circuit_opened_total", "valkey_circuit_closed_total", "valkey_messages_dropped_total"] {
+        assert!(rig.nodes[2].metric(name).is_some(), "{name}");
+    }
+    assert_eq!(rig.nodes[2].metric("cluster_nodes{status=\"healthy\"}"), Some(3));
+    assert_eq!(rig.nodes[first].metric("cluster_is_leader"), Some(1));
+    assert_eq!((rig.nodes[first].metric("cluster_epoch"), rig.nodes[first].metric("cluster_config_version")), (Some(epoch), Some(0)));
+    let (joined, lost) = (rig.nodes[first].metric("cluster_nodes_joined_total"), rig.nodes[first].metric("cluster_leader_lost_total"));
+    assert!(joined >= Some(3), "{joined:?}");
+
     // Handed over in order: another leads within moments.
     let began = Instant::now();
     assert_eq!(rig.nodes[2].cluster(&["handover"]).0, 0);
     let second = wait_for("the hand-over", || Some(rig.leader()).filter(|leader| *leader != first));
+    assert!(rig.nodes[first].metric("cluster_stepped_down_total") >= Some(1));
+    assert!(rig.nodes[first].metric("cluster_leader_lost_total") > lost);
+    assert!(rig.nodes[first].metric("cluster_leader_changes_total") >= Some(2));
+    let health = rig.nodes[first].metric("cluster_health_changes_total");
     println!("handed over in {:?}", began.elapsed());
 
     // Killed: its lease ends, another is elected with a higher epoch.
@@ -287,6 +318,7 @@ fn leaders_come_and_go_and_nodes_are_counted() {
         let lost = nodes.as_array()?.iter().find(|node| node["id"] == format!("n{}", second + 1))?.clone();
         (lost["status"] == "offline").then_some(())
     });
+    assert!((0..3).filter(|node| *node != second).any(|node| rig.nodes[node].metric("cluster_health_changes_total") > health));
 
     // It comes back; then one leaves in order and is no longer counted.
     rig.start_node(second);
@@ -295,6 +327,15 @@ fn leaders_come_and_go_and_nodes_are_counted() {
     let pid = rig.nodes[leaving].process.as_ref().unwrap().0.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     wait_for("two nodes", || (rig.nodes[third].get("/api/cluster/stats")?["total_nodes"] == 2).then_some(()));
+    assert!(rig.nodes[third].metric("cluster_nodes_left_total") >= Some(1));
+
+    // Valkey goes and comes back.
+    let (opened, closed) = (rig.nodes[third].metric("valkey_circuit_opened_total"), rig.nodes[third].metric("valkey_circuit_closed_total"));
+    rig.valkey = None;
+    wait_for("an open circuit", || (rig.nodes[third].metric("valkey_circuit_opened_total") > opened).then_some(()));
+    wait_for("that it is away", || (rig.nodes[third].metric("cluster_valkey_available") == Some(0)).then_some(()));
+    rig.start_valkey();
+    wait_for("a closed one", || (rig.nodes[third].metric("valkey_circuit_closed_total") > closed).then_some(()));
 }
 
 #[test]

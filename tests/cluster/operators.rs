@@ -252,16 +252,6 @@ fn a_password_is_changed_without_a_restart() {
     wait_for("an answer by another connection", || asks(&rig));
 }
 
-impl Node {
-    fn metrics(&self) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).unwrap();
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    }
-}
-
 /// The leader's account of a roll-out was written and read by nobody, and metrics had nothing of the work queue.
 #[test]
 fn the_leaders_account_and_the_queues_are_shown() {

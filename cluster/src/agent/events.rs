@@ -36,6 +36,10 @@ impl Agent {
                 Event::LeaderChanged(None) => {
                     self.has_told_frozen = false;
                     info!("no leader");
+                    // At its start a node has lost none.
+                    if self.handle.known().leader.is_some() {
+                        self.count("leader_lost");
+                    }
                 }
                 Event::OutOfReach(epoch) => self.refuse_epoch(epoch),
                 Event::NotReplicated(epoch) => self.replicas_are_missing(now, epoch),
