@@ -257,6 +257,13 @@ fn a_password_is_changed_without_a_restart() {
 fn the_leaders_account_and_the_queues_are_shown() {
     let rig = Rig::start();
     rig.leader();
+    // Without a file it is what the environment says at the start.
+    rig.nodes[0].process = None;
+    rig.nodes[0].set(&format!("\nvalkey_password_file = {file:?}"), "");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+    command.env("RINGPOST_VALKEY_PASSWORD", "second");
+    rig.start_node_by(0, command);
+    wait_for("an answer by the environment's", || asks(&rig));
     let file = rig.folder.path().join("push.toml");
     fs::write(&file, "[smtp]\nrecipients_max = 500\n").unwrap();
     wait_for("the push", || (rig.nodes[0].cluster(&["config", "push", file.to_str().unwrap()]).0 == 0).then_some(()));
