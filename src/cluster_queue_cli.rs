@@ -102,9 +102,9 @@ pub enum QueueCommand {
         /// Make it a dead letter
         #[arg(long)]
         no_retry: bool,
-        /// Again after so long
-        #[arg(long, default_value = "0s", value_parser = parse_duration)]
-        delay: Duration,
+        /// Again after so long; without it after a time by chance, at most 30s after a first lease and twice as long after each further one, 1h at most
+        #[arg(long, value_parser = parse_duration)]
+        delay: Option<Duration>,
         /// Why
         #[arg(long, default_value = "")]
         reason: String,
@@ -211,7 +211,7 @@ pub fn queue(socket: &Path, name: Option<String>, call: QueueCommand) -> ExitCod
             of_item(socket, about(QueueCall::Complete { id, token, result }), output, "stale")
         }
         QueueCommand::Fail { lease: Held { id, token }, no_retry, delay, reason, output } => {
-            let ask = QueueCall::Fail { id, token, retry: !no_retry, delay_ms: millis(delay), reason };
+            let ask = QueueCall::Fail { id, token, retry: !no_retry, delay_ms: delay.map(millis), reason };
             of_item(socket, about(ask), output, "stale")
         }
         QueueCommand::Extend { held: Held { id, token }, lease, output } => {

@@ -92,8 +92,9 @@ async fn items(queue: &ItemQueue, call: QueueCall) -> Result<Vec<Value>, QueueEr
             word(&id, enqueued(queue.enqueue(&[work]).await?[0]))
         }
         QueueCall::Complete { id, token, result } => word(&id, completed(queue.complete_by(&id, &token, &result).await?)),
+        QueueCall::Fail { id, token, retry: true, delay_ms: None, reason } => word(&id, ended(queue.back_off(&id, &token, &reason).await?)),
         QueueCall::Fail { id, token, retry, delay_ms, reason } => {
-            word(&id, ended(queue.fail_by(&id, &token, retry, ms(delay_ms), &reason).await?))
+            word(&id, ended(queue.fail_by(&id, &token, retry, ms(delay_ms.unwrap_or(0)), &reason).await?))
         }
         QueueCall::Extend { id, token, lease_ms } => {
             word(&id, if queue.extend_lease(&id, &token, ms(lease_ms)).await? { "extended" } else { "stale" })

@@ -123,8 +123,8 @@ pub enum QueueCall {
         token: String,
         /// Or a dead letter.
         retry: bool,
-        /// Again after so long.
-        delay_ms: u64,
+        /// Again after so long; None: by its attempts.
+        delay_ms: Option<u64>,
         /// Why.
         reason: String,
     },

@@ -1,10 +1,12 @@
 -- Ends one lease without success: again after a delay, or dead. What goes by time and not by attempts gives its attempt back (Q6).
--- KEYS of the queue    ARGV id, token, retries, delay_ms, counts, reason, dead_max
+-- With a cap the delay is that of the first attempt, doubled with each up to the cap, and a part of that by chance, all of it at most (Q10).
+-- KEYS of the queue    ARGV id, token, retries, delay_ms, counts, reason, dead_max, cap_ms (0: the delay as it is), chance (0 to 1023 of 1024)
 -- 1 waits | 2 dead | 0 not yours
 check_keys()
 local SCHED, HELD, TIMED, DEAD, META = KEYS[3], KEYS[4], KEYS[5], KEYS[7], KEYS[8]
 local id, token, delay, dead_max = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[7])
-if not delay or delay < 0 or not dead_max then return redis.error_reply('ERR ringpost: delay') end
+local cap, chance = tonumber(ARGV[8]), tonumber(ARGV[9])
+if not delay or delay < 0 or not dead_max or not cap or cap < 0 or not chance then return redis.error_reply('ERR ringpost: delay') end
 delay = math.min(delay, 4398046511104)
 local meta = meta_of(id)
 if meta == false then drop(id) end
@@ -12,6 +14,7 @@ if not meta or meta[1] ~= 'L' or meta[8] ~= token then
   tally('stale', 1)
   return 0
 end
+if cap > 0 then delay = math.floor(math.min(cap, delay * 2 ^ math.min(meta[3] - 1, 64)) * (chance + 1) / 1024) end
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 redis.call('ZREM', HELD, meta[9] .. '/' .. id)

@@ -28,6 +28,10 @@ pub const ATTEMPTS_MAX: u32 = 3;
 pub const WORK_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// With so much data no more is leased in one [`ItemQueue::dequeue`]; the last call can bring as much again.
 pub const DEQUEUE_BYTES_MAX: usize = LEASE_DATA_BYTES_MAX;
+/// What failed comes again within this after its first lease, and within twice as long after each further one.
+pub const BACK_OFF_BASE: Duration = Duration::from_secs(30);
+/// But within this.
+pub const BACK_OFF_CAP: Duration = Duration::from_secs(3600);
 /// The priority of an item of which nothing is said.
 pub const PRIORITY: u8 = 5;
 
@@ -128,7 +132,7 @@ impl Unread {
 /// for item in queue.dequeue(10, Duration::from_secs(30)).await? {
 ///     match std::str::from_utf8(&item.data) {
 ///         Ok(_text) => drop(queue.complete(&item, "done").await?),
-///         Err(reason) => drop(queue.fail(&item, true, Duration::from_secs(60), &reason.to_string()).await?),
+///         Err(reason) => drop(queue.back_off(&item.id, &item.token, &reason.to_string()).await?),
 ///     }
 /// }
 /// for known in queue.settle(&["2026-11-29"]).await {
@@ -309,7 +313,15 @@ impl ItemQueue {
         self.fail_by(&item.id, &item.token, retry, delay, reason).await
     }
 
-    /// The same, where only id and token are left.
+    /// It was not done: it waits for a time by chance and by its attempts, at most [`BACK_OFF_BASE`] after the first, twice as long after each further
+    /// one, [`BACK_OFF_CAP`] at most, and is leased again; with its attempts used up it is a dead letter.
+    pub async fn back_off(&self, id: &str, token: &str, reason: &str) -> Result<Failed, QueueError> {
+        check(id)?;
+        let retry = Retry::BackOff { base_ms: millis(BACK_OFF_BASE), cap_ms: millis(BACK_OFF_CAP) };
+        self.queue.fail(id, token, retry, reason).await
+    }
+
+    /// As [`ItemQueue::fail`], where only id and token are left.
     pub async fn fail_by(&self, id: &str, token: &str, retry: bool, delay: Duration, reason: &str) -> Result<Failed, QueueError> {
         check(id)?;
         let retry = if retry { Retry::Counted(millis(delay)) } else { Retry::Never };

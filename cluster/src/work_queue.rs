@@ -359,13 +359,15 @@ impl WorkQueue {
 
     /// Ends a lease without success.
     pub async fn fail(&self, id: &str, token: &str, retry: Retry, reason: &str) -> Result<Failed, QueueError> {
-        let (retries, delay, counts) = match retry {
-            Retry::Never => ("0", 0, "1"),
-            Retry::Counted(delay) => ("1", delay, "1"),
-            Retry::Free(delay) => ("1", delay, "0"),
+        let (retries, delay, counts, cap) = match retry {
+            Retry::Never => ("0", 0, "1", 0),
+            Retry::Counted(delay) => ("1", delay, "1", 0),
+            Retry::Free(delay) => ("1", delay, "0", 0),
+            Retry::BackOff { base_ms, cap_ms } => ("1", base_ms, "1", cap_ms.max(1)),
         };
         let (delay, reason, dead_max) = (delay.to_string(), one_line(reason, RESULT_BYTES_MAX), self.bounds.dead_max.to_string());
-        let args = [id, token, retries, &delay, counts, &reason, &dead_max].map(str::as_bytes);
+        let (cap, chance) = (cap.to_string(), (random_u64() % 1024).to_string());
+        let args = [id, token, retries, &delay, counts, &reason, &dead_max, &cap, &chance].map(str::as_bytes);
         match number(self.run("queue_fail", self.partition(id), &args).await?)? {
             1 => Ok(Failed::Waits),
             2 => Ok(Failed::Dead),

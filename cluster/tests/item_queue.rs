@@ -233,6 +233,46 @@ fn what_a_worker_with_another_key_has_leased_is_told_with_its_number() {
     });
 }
 
+/// What failed was leased again at once where nothing was said of a delay, three times within moments, and was a dead letter.
+#[test]
+fn what_failed_waits_for_longer_with_each_attempt_and_not_together() {
+    const ITEMS: usize = 40;
+    let server = Server::start(Durability::None);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let queue = queue(&server, "n1");
+        let work: Vec<Work> = (0..ITEMS).map(|number| Work { max_attempts: 10, ..Work::new(format!("w{number}"), "x") }).collect();
+        queue.enqueue(&work).await.unwrap();
+        let keys = |id: &str| Keyspace::new("ringpost:test").unwrap().queue("report", queue.queue().partition(id));
+        let now_ms = || {
+            let time = server.command("TIME");
+            let numbers: Vec<u64> = time.split("\r\n").filter_map(|line| line.parse().ok()).collect();
+            numbers[0] * 1000 + numbers[1] / 1000
+        };
+        // 30 s, and 2^7 times as much is more than the cap.
+        for (attempt, bound_ms) in
+            [(1, 30_000), (2, 60_000), (3, 120_000), (4, 240_000), (5, 480_000), (6, 960_000), (7, 1_920_000), (8, 3_600_000)]
+        {
+            let mut longest = 0;
+            let items = queue.dequeue(ITEMS, LEASE).await.unwrap();
+            assert_eq!(items.len(), ITEMS, "{attempt}");
+            for item in items {
+                assert_eq!(item.attempts, attempt);
+                let before = now_ms();
+                assert_eq!(queue.back_off(&item.id, &item.token, "not now").await.unwrap(), Failed::Waits);
+                let after = now_ms();
+                let scheduled = &keys(&item.id)[2];
+                let score = server.command(&format!("ZSCORE {scheduled} {}", item.id));
+                let due: u64 = score.split("\r\n").nth(1).unwrap().parse().unwrap();
+                assert!((before..=after + bound_ms).contains(&due), "attempt {attempt}: {due} is not within {bound_ms} ms of {before}");
+                longest = longest.max(due - before);
+                assert!(server.command(&format!("ZADD {scheduled} XX 1 {}", item.id)).starts_with(":0"));
+            }
+            // By chance: of 40 all below half come once in a million millions.
+            assert!(longest > bound_ms / 2, "attempt {attempt}: {longest} of {bound_ms} ms at most");
+        }
+    });
+}
+
 /// What a worker that died had leased came to nobody, for ever, unless somebody knew that leases are to be taken back and did so.
 #[test]
 fn what_a_dead_worker_had_comes_to_whoever_leases_next() {

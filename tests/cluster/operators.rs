@@ -154,6 +154,13 @@ fn work_of_ones_own_goes_through_the_queue_by_command() {
     assert_eq!(queue(1, &["lease", "--lease", "1ms"]).1["id"], "w2");
     let again = wait_for("its lease's end", || Some(queue(2, &["lease"])).filter(|(code, ..)| *code == 0)).1;
     assert_eq!((&again["id"], &again["attempts"]), (&"w2".into(), &2.into()));
+    // What failed waits, unless it is not to.
+    assert_eq!(queue(0, &["enqueue", "w4", "more"]).1["result"], "added");
+    let token = queue(1, &["lease"]).1["token"].as_str().unwrap().to_owned();
+    assert_eq!(queue(1, &["fail", "w4", &token, "--delay", "0s"]).1["result"], "waits");
+    let token = queue(1, &["lease"]).1["token"].as_str().unwrap().to_owned();
+    assert_eq!(queue(1, &["fail", "w4", &token]).1["result"], "waits");
+    assert_eq!(queue(1, &["dead"]).1, Value::Null, "it waits, however shortly");
     let (code, _, errors) = rig.nodes[0].cluster(&["queue", "enqueue", "w1", "x"]);
     assert!(code == 1 && errors.contains("--name"), "{errors}");
     assert_eq!(rig.nodes[0].cluster(&["queue", "stats", "--json"]).0, 0);
@@ -250,13 +257,6 @@ fn a_password_is_changed_without_a_restart() {
     fs::write(&file, "second\n").unwrap();
     rig.raw("AUTH first\r\nCONFIG SET requirepass second\r\nCLIENT KILL TYPE normal");
     wait_for("an answer by another connection", || asks(&rig));
-}
-
-/// The leader's account of a roll-out was written and read by nobody, and metrics had nothing of the work queue.
-#[test]
-fn the_leaders_account_and_the_queues_are_shown() {
-    let rig = Rig::start();
-    rig.leader();
     // Without a file it is what the environment says at the start.
     rig.nodes[0].process = None;
     rig.nodes[0].set(&format!("\nvalkey_password_file = {file:?}"), "");
@@ -264,6 +264,13 @@ fn the_leaders_account_and_the_queues_are_shown() {
     command.env("RINGPOST_VALKEY_PASSWORD", "second");
     rig.start_node_by(0, command);
     wait_for("an answer by the environment's", || asks(&rig));
+}
+
+/// The leader's account of a roll-out was written and read by nobody, and metrics had nothing of the work queue.
+#[test]
+fn the_leaders_account_and_the_queues_are_shown() {
+    let rig = Rig::start();
+    rig.leader();
     let file = rig.folder.path().join("push.toml");
     fs::write(&file, "[smtp]\nrecipients_max = 500\n").unwrap();
     wait_for("the push", || (rig.nodes[0].cluster(&["config", "push", file.to_str().unwrap()]).0 == 0).then_some(()));

@@ -94,6 +94,14 @@ pub enum Retry {
     Counted(u64),
     /// After so many milliseconds; the item was not to blame.
     Free(u64),
+    /// After a time by chance, at most so many milliseconds after a first lease and twice as many after each further one, up to a cap (Q10); it counts
+    /// against the item's attempts.
+    BackOff {
+        /// After the first.
+        base_ms: u64,
+        /// At most; at least 1.
+        cap_ms: u64,
+    },
 }
 
 /// What a sweep of one partition came to.
