@@ -38,11 +38,11 @@ fn the_queue_does_what_its_model_does() {
 
 #[test]
 fn a_killed_server_with_a_log_loses_nothing() {
-    for (durability, operations) in [(Durability::EverySecond, operations(4_000)), (Durability::Always, operations(4_000).min(50_000) / 4)]
-    {
+    // A sync for each operation takes some ten times as long as the operation.
+    for (durability, operations) in [(Durability::EverySecond, operations(4_000)), (Durability::Always, operations(10_000) / 10)] {
         let report = run(durability, Fault::Kill, operations, Scripts::shipped(), 2).unwrap();
-        println!("{durability:?}: {report:?}");
-        assert!(report.faults > 0);
+        println!("{durability:?}, {} kills in {} operations: {report:?}", report.faults, report.operations);
+        assert!(report.operations == operations && report.faults >= (operations / 20_000).max(8), "{report:?}");
     }
 }
 
@@ -51,7 +51,7 @@ fn what_valkey_forgot_is_offered_again() {
     for fault in [Fault::KillForgets, Fault::Flush] {
         let report = run(Durability::None, fault, operations(5_000), Scripts::shipped(), 3).unwrap();
         println!("{fault:?}: {report:?}");
-        assert!(report.faults > 0 && report.offered_again > 0, "{report:?}");
+        assert!(report.faults >= (report.operations / 20_000).max(8) && report.offered_again > 0, "{report:?}");
     }
 }
 

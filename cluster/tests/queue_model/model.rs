@@ -67,6 +67,8 @@ struct Item {
 }
 
 const WORKERS: usize = 3;
+/// Of a long run each part meets a fault.
+const FAULT_EVERY_MAX: u64 = 20_000;
 const HOUR_MS: u64 = 3_600_000;
 /// Items at a time; below what one lease call promotes.
 const ITEMS: usize = 100;
@@ -142,7 +144,7 @@ pub async fn check(server: &mut Server, scripts: &'static Scripts, seed: u64, op
         turns: 0,
         report: Report::default(),
     };
-    let fault_every = (operations / 8).max(1);
+    let fault_every = (operations / 8).clamp(1, FAULT_EVERY_MAX);
     for operation in 1..=operations {
         world.report.operations = operation;
         world.step().await.map_err(|why| format!("seed {seed}, operation {operation}: {why}"))?;
