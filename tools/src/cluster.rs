@@ -21,6 +21,7 @@ mod listener;
 mod monitor;
 mod network;
 pub(crate) mod nodes;
+mod operator;
 mod relay;
 mod report;
 mod topologies;
@@ -44,7 +45,7 @@ pub struct ClusterArguments {
     /// Short runs, for `./dev test`: without `only`, those that need no quiet machine.
     #[arg(long)]
     smoke: bool,
-    /// Disturbances of the rig `leader`.
+    /// Pauses, kills and cuts of the rig `leader`, between which a third as many leaders go in order.
     #[arg(long)]
     disturbances: Option<u64>,
     /// Failovers of the rig `failovers`.

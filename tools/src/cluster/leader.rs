@@ -53,6 +53,13 @@ enum Blow {
     Terminate,
 }
 
+impl Blow {
+    /// One of those of which a number is asked for: what a leader is asked to do it does at a good moment.
+    fn is_asked_for(self) -> bool {
+        !matches!(self, Blow::HandOver | Blow::Terminate)
+    }
+}
+
 /// What an outsider knows for certain: every acquisition and every effect, in Valkey's order.
 #[derive(Debug, Default)]
 pub(super) struct Account {
@@ -281,8 +288,7 @@ pub(super) fn run(place: &Place<'_>, report: &mut Report) -> io::Result<()> {
     let mut gaps = Gaps::default();
     // Struck as soon as it has the lease, when its first orders are on their way; or at any time of its reign.
     let (mut strikes_next, mut struck_at_once) = (false, 0_u64);
-    for number in 0..place.disturbances {
-        let blow = blow(number, field.network.is_some());
+    for (number, blow) in (0_u64..).zip(blows(place.disturbances, field.network.is_some())) {
         let struck = if strikes_next { field.next_elected(ttl * 2)? } else { None };
         let struck = match struck {
             Some(node) => {
@@ -312,6 +318,10 @@ pub(super) fn run(place: &Place<'_>, report: &mut Report) -> io::Result<()> {
     for (blow, count) in &done {
         report.figure(&format!("{blow:?}"), *count);
     }
+    let (struck, in_order): (Vec<_>, Vec<_>) = done.iter().partition(|(blow, _)| blow.is_asked_for());
+    let sum = |blows: Vec<(&Blow, &u64)>| blows.into_iter().map(|(_, count)| count).sum::<u64>();
+    report.figure("pauses_kills_and_cuts", sum(struck));
+    report.figure("hand_overs_and_stops_in_order", sum(in_order));
     let account = &field.account;
     report.figure("valkey", valkey.version());
     report.figure("struck_when_just_elected", struck_at_once);
@@ -359,11 +369,15 @@ const BLOWS: [Blow; 16] = [
     Blow::Terminate,
 ];
 
-fn blow(number: u64, can_cut: bool) -> Blow {
-    match BLOWS[usize::try_from(number).unwrap_or(0) % BLOWS.len()] {
-        Blow::CutOff(_) if !can_cut => Blow::Pause,
-        blow => blow,
-    }
+/// So many pauses, kills and cuts, and what is done in order between them on top.
+fn blows(wanted: u64, can_cut: bool) -> impl Iterator<Item = Blow> {
+    let possible = move |blow| if matches!(blow, Blow::CutOff(_)) && !can_cut { Blow::Pause } else { blow };
+    let mut left = wanted;
+    BLOWS.into_iter().cycle().map(possible).take_while(move |blow| {
+        let goes_on = left > 0;
+        left -= u64::from(goes_on && blow.is_asked_for());
+        goes_on
+    })
 }
 
 /// Times without a leader.
@@ -456,6 +470,19 @@ mod tests {
 
     fn write(epoch: &str) -> Call {
         Call { is_of_script: false, ..of_script(&["EVALSHA", "0abc", "2", "{k:c}:epoch", "{k:c}:plan", epoch, "text"]) }
+    }
+
+    /// Of 200 disturbances 50 were hand-overs and stops in order, of which none had been asked for.
+    #[test]
+    fn a_number_of_disturbances_is_one_of_pauses_kills_and_cuts() {
+        for (wanted, can_cut) in [(0, true), (1, true), (8, true), (200, true), (200, false)] {
+            let all: Vec<Blow> = blows(wanted, can_cut).collect();
+            let asked = all.iter().filter(|blow| blow.is_asked_for()).count();
+            assert_eq!(asked as u64, wanted);
+            assert!(all.last().is_none_or(|last| last.is_asked_for()) && all.len() <= 2 * asked, "{wanted}: {all:?}");
+            let cuts = all.iter().filter(|blow| matches!(blow, Blow::CutOff(_))).count();
+            assert_eq!(cuts > 0, can_cut && wanted >= 8, "{wanted}: {all:?}");
+        }
     }
 
     #[test]

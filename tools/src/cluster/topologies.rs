@@ -5,20 +5,15 @@ use std::{
     ffi::OsStr,
     fmt::Write as _,
     fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use ringpost_loadtest::{
-    schedule::Rate,
-    sink::Sink,
-    source::{Source, SourceOptions},
-};
-use serde_json::Value;
-
 use super::{
     Place,
     nodes::{self, NodeSetup, leader, wait_for},
+    operator,
     report::Report,
 };
 use crate::{
@@ -26,6 +21,11 @@ use crate::{
     traffic::{difference, next_hop, texts},
     valkey_server::{ValkeyOptions, ValkeyServer, installed},
     volume::run as run_program,
+};
+use ringpost_loadtest::{
+    schedule::Rate,
+    sink::Sink,
+    source::{Source, SourceOptions},
 };
 
 /// Octets of a message.
@@ -80,7 +80,7 @@ fn over(place: &Place<'_>, name: &str, folder: &Path, mut topology: Topology, re
     let (received, sent_to) = (folder.join("received"), folder.join("sent"));
     let sink = Sink::start(next_hop(Some(received.clone()))?)?;
     let setup = NodeSetup::new(place.engine, folder, topology.url.clone(), Route::Smarthost(sink.address));
-    let mut cluster = NodeSetup { is_shared: true, cluster: topology.lines.clone(), ..setup }.start(3, 1)?;
+    let (mut cluster, admins) = start(&NodeSetup { is_shared: true, cluster: topology.lines.clone(), ..setup }, folder)?;
     report.figure(&format!("{name}_server"), topology.servers[0].version());
     let options =
         SourceOptions { sessions: 4, rate: Some(Rate::Fixed(RATE)), ledger: Some(sent_to.clone()), ..texts(cluster[0].address, SIZE)? };
@@ -89,7 +89,8 @@ fn over(place: &Place<'_>, name: &str, folder: &Path, mut topology: Topology, re
     wait_for("three healthy nodes", || {
         Ok(nodes::status(&cluster[0]).filter(|status| status["healthy_nodes"].as_u64() == Some(3)).map(drop))
     })?;
-    for wrong in commands(&cluster, folder)? {
+    let used = [operator::commands(&cluster, folder)?, operator::work(&cluster)?, operator::addresses(&cluster, &admins)?];
+    for wrong in used.concat() {
         report.must(false, format!("{name}: {wrong}"));
     }
     wait_for("mail through other nodes", || Ok((sink.messages() >= 20).then_some(())))?;
@@ -109,6 +110,9 @@ fn over(place: &Place<'_>, name: &str, folder: &Path, mut topology: Topology, re
     }
     source.stop();
     let accepted = source.join()?;
+    if let Some(wrong) = operator::drain(&cluster[0])? {
+        report.must(false, format!("{name}: {wrong}"));
+    }
     for node in &mut cluster {
         node.drain(super::CLAIMS_DECIDED, || sink.messages())?;
         node.terminate(Duration::from_secs(30))?;
@@ -126,57 +130,20 @@ fn over(place: &Place<'_>, name: &str, folder: &Path, mut topology: Topology, re
     Ok(())
 }
 
-/// Every `ringpost cluster` command as an operator would use it; what is not as it should be.
-fn commands(cluster: &[Engine], folder: &Path) -> io::Result<Vec<String>> {
-    let mut wrong = Vec::new();
-    let (first, second) = (folder.join("push-1.toml"), folder.join("push-2.toml"));
-    let bad = folder.join("push-bad.toml");
-    fs::write(&first, "[smtp]\nrecipients_max = 500\n")?;
-    fs::write(&second, "[smtp]\nrecipients_max = 600\n")?;
-    fs::write(&bad, "[smtp]\nrecipients_max = 0\n")?;
-    let shown = |path: &Path| path.display().to_string();
-    let (first, second, bad) = (shown(&first), shown(&second), shown(&bad));
-    // Words, exit code, and what must stand in its output or errors.
-    let calls: [(usize, &[&str], i32, &str); 22] = [
-        (0, &["status"], 0, "epoch"),
-        (1, &["status", "--json"], 0, "\"total_nodes\":3"),
-        (2, &["nodes"], 0, "n3"),
-        (0, &["nodes", "--json"], 0, "\"id\":\"n2\""),
-        (1, &["leader"], 0, "n"),
-        (0, &["queue", "stats"], 0, "pending"),
-        (2, &["queue", "stats", "--json"], 0, "\"pending\":"),
-        (0, &["queue", "dead", "--json"], 0, ""),
-        (1, &["queue", "requeue", "--all"], 0, "0"),
-        (1, &["queue", "purge", "--all"], 0, "0"),
-        (0, &["config", "push", &first, "--dry-run"], 0, ""),
-        (0, &["config", "push", &bad], 1, "smtp.recipients_max"),
-        (0, &["config", "push", &first, "--author", "ann"], 0, "version 1"),
-        (1, &["config", "push", &second, "--author", "bob"], 0, "version 2"),
-        (2, &["config", "history"], 0, "bob"),
-        (0, &["config", "show", "1"], 0, "recipients_max = 500"),
-        (1, &["config", "diff"], 1, "+recipients_max = 600"),
-        (2, &["config", "rollback"], 0, "version 3"),
-        (0, &["config", "show"], 0, "recipients_max = 500"),
-        (1, &["config", "poll", "5s"], 0, ""),
-        (2, &["handover"], 0, ""),
-        (0, &["status"], 0, ""),
-    ];
-    for (node, words, code, expected) in calls {
-        // An operator whose call says that Valkey did not answer in its 50 ms calls again.
-        let (status, text) = wait_for("an answer of Valkey", || {
-            let output = cluster[node].call(&[&["cluster"], words].concat())?;
-            let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-            let is_slow = text.contains("Valkey cannot be reached") || text.contains("Valkey is left alone");
-            Ok((!is_slow).then_some((output.status, text)))
-        })?;
-        if status.code() != Some(code) || !text.contains(expected) {
-            wrong.push(format!("cluster {}: {status}, {:?}", words.join(" "), text.trim()));
-        }
+/// n1 offers only, n2 and n3 deliver. Each with the address of its admin listener.
+fn start(setup: &NodeSetup, folder: &Path) -> io::Result<(Vec<Engine>, Vec<SocketAddr>)> {
+    let token = folder.join("token");
+    fs::write(&token, operator::TOKEN)?;
+    let (mut nodes, mut admins) = (Vec::new(), Vec::new());
+    for number in 1..=3 {
+        let (mut options, admin) = (setup.node(number, number > 1)?, crate::machine::free_port()?);
+        options.lines.push(("admin", format!("address = \"{admin}\"\ntoken_file = {token:?}\n")));
+        let mut node = Engine::new(options)?;
+        node.start()?;
+        nodes.push(node);
+        admins.push(admin);
     }
-    let runs_third = |node: &Engine| nodes::status(node).is_some_and(|status: Value| status["config_version"].as_u64() == Some(3));
-    wait_for("version 3 on all nodes", || Ok(cluster.iter().all(runs_third).then_some(())))?;
-    leader(cluster, None)?;
-    Ok(wrong)
+    Ok((nodes, admins))
 }
 
 fn server(folder: &Path, name: &str, arguments: &[String]) -> io::Result<ValkeyServer> {
