@@ -55,6 +55,7 @@ pub mod pool;
 pub mod pool_limits;
 pub mod preparation;
 pub mod priority;
+mod queue_walk;
 mod queueing;
 pub mod random;
 mod recalling;

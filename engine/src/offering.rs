@@ -12,7 +12,7 @@ use std::{
 };
 
 use ringpost_config::{DeliveryMode, OFFERED_CONTENT_MAX};
-use ringpost_queue::{Cursor, Filter, MessageKey, Offered, QueueId};
+use ringpost_queue::{Filter, MessageKey, Offered, QueueId};
 use ringpost_smtp::header::RECEIVED_BYTES_MAX;
 use tracing::warn;
 
@@ -22,6 +22,7 @@ use crate::{
     envelope_times::release_at_ms,
     handed_mail::HandedMail,
     mail_log::Escaped,
+    queue_walk::QueueWalk,
     record_id::record_id,
     shard::Shard,
     stored_envelope::{MessageRecord, RecordError},
@@ -302,18 +303,19 @@ impl Shard {
         self.loaded().await;
         self.offering.unread.retain(|id| self.queue.borrow().key_of(id).is_some());
         let mut counts = DrainCounts::default();
-        let mut cursor = Some(Cursor::default());
-        while let Some(at) = cursor {
+        // What comes meanwhile is offered as it comes.
+        let mut walk = QueueWalk::begin(Filter::default(), self.upcoming_id());
+        loop {
             let mut keys = Vec::new();
-            let page = self.queue.borrow_mut().page(&Filter::default(), at, PAGE_MESSAGES_MAX, |view| keys.push(view.key()));
+            let page = walk.page(&mut self.queue.borrow_mut(), PAGE_MESSAGES_MAX, |view| keys.push(view.key()));
             match page {
-                Ok(next) => cursor = next,
+                Ok(true) => {}
+                Ok(false) => return Answer::Draining(counts),
                 Err(lost) => return Answer::Failed(lost.to_string()),
             }
             keys.into_iter().for_each(|key| self.offer_one(key, &mut counts));
             self.ring.yield_now().await;
         }
-        Answer::Draining(counts)
     }
 
     fn offer_one(&self, key: MessageKey, counts: &mut DrainCounts) {

@@ -3,9 +3,9 @@
 use std::{future::poll_fn, rc::Rc, sync::Arc};
 
 use ringpost_config::Config;
-use ringpost_queue::{Cursor, Filter};
+use ringpost_queue::Filter;
 
-use crate::{control::Answer, priority::Priorities, routes::routes_of, shard::Shard};
+use crate::{control::Answer, priority::Priorities, queue_walk::QueueWalk, routes::routes_of, shard::Shard};
 
 /// Messages looked at before other tasks get their turn.
 const LOOKS_PER_TURN: usize = 512;
@@ -56,14 +56,17 @@ async fn reconfigure_all(shard: &Rc<Shard>) {
 pub(crate) async fn follow_routes(shard: &Rc<Shard>) -> Answer {
     // Mail of earlier runs that is still being loaded was given its destinations by the old table, in part.
     shard.loaded().await;
-    let (mut moved, mut held, mut cursor, mut keys) = (0, 0, Some(Cursor::default()), Vec::with_capacity(LOOKS_PER_TURN));
-    while let Some(at) = cursor {
+    let (mut moved, mut held, mut keys) = (0, 0, Vec::with_capacity(LOOKS_PER_TURN));
+    // What comes meanwhile goes by the routes that are in force.
+    let mut walk = QueueWalk::begin(Filter::default(), shard.upcoming_id());
+    loop {
         keys.clear();
-        let page = shard.queue.borrow_mut().page(&Filter::default(), at, LOOKS_PER_TURN, |view| keys.push(view.key()));
-        cursor = match page {
-            Ok(cursor) => cursor,
+        let page = walk.page(&mut shard.queue.borrow_mut(), LOOKS_PER_TURN, |view| keys.push(view.key()));
+        match page {
+            Ok(true) => {}
+            Ok(false) => return Answer::Followed { moved, held },
             Err(lost) => return Answer::Failed(lost.to_string()),
-        };
+        }
         {
             let (mut queue, now) = (shard.queue.borrow_mut(), shard.now_ms());
             for key in &keys {
@@ -76,7 +79,6 @@ pub(crate) async fn follow_routes(shard: &Rc<Shard>) -> Answer {
         shard.delivery.kick();
         shard.ring.yield_now().await;
     }
-    Answer::Followed { moved, held }
 }
 
 /// Waits until this shard has no more connections to any destination than its part, which since a change of the limits is the lesser of

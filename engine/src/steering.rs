@@ -2,15 +2,14 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use ringpost_queue::{Cursor, Filter, MessageKey, QueueId, RecipientView, RouteId, Settled, State};
+use ringpost_queue::{Filter, MessageKey, QueueId, RecipientView, RouteId, Settled, State};
 use ringpost_smtp::shown::is_steering;
 
 use crate::{
-    control::{
-        Answer, Change, ChangeOrder, Changed, EXPIRY_AHEAD_MAX, MessageFilter, REASON_BYTES_MAX, Recalled, Rest, Selection, time_text,
-    },
+    control::{Answer, Change, ChangeOrder, Changed, EXPIRY_AHEAD_MAX, MessageFilter, REASON_BYTES_MAX, Recalled, Selection, time_text},
     listing::filter_of,
     mail_log::{Escaped, EscapedWord},
+    queue_walk::QueueWalk,
     shard::Shard,
 };
 
@@ -60,26 +59,26 @@ pub(crate) async fn steer(shard: &Rc<Shard>, order: ChangeOrder) -> Answer {
                 Ok(None) => return Answer::Changed(course.changed),
                 Err(reason) => return Answer::Failed(reason),
             };
-            // What comes meanwhile is not meant, or a change would go on for as long as mail comes as fast as it is changed.
-            let older_than = order.after.map_or_else(|| shard.upcoming_id(), |rest| rest.older_than);
-            let filter = Filter { older_than: Some(older_than), ..filter };
-            let mut cursor = Some(order.after.map_or_else(Cursor::default, |rest| Cursor::at(rest.at)));
+            // What comes meanwhile is not meant.
+            let mut walk = match order.after {
+                None => QueueWalk::begin(filter, shard.upcoming_id()),
+                Some(rest) => QueueWalk::resume(filter, rest),
+            };
             let (mut keys, mut pages) = (Vec::with_capacity(CHANGES_PER_TURN), 0);
-            while let Some(at) = cursor {
+            while let Some(rest) = walk.rest() {
                 if course.changed.count >= CHANGES_PER_ORDER as u64 || pages == PAGES_PER_ORDER {
-                    course.changed.next = Some(Rest { at: at.position(), older_than });
+                    course.changed.next = Some(rest);
                     break;
                 }
                 keys.clear();
-                let page = shard.queue.borrow_mut().page(&filter, at, CHANGES_PER_TURN, |view| keys.push(view.key()));
-                cursor = match page {
-                    Ok(cursor) => cursor,
-                    Err(lost) => return Answer::Failed(lost.to_string()),
-                };
+                let page = walk.page(&mut shard.queue.borrow_mut(), CHANGES_PER_TURN, |view| keys.push(view.key()));
+                if let Err(lost) = page {
+                    return Answer::Failed(lost.to_string());
+                }
                 pages += 1;
                 match order.only_counts {
-                    true => steering.count_partly_meant(shard, &keys, &filter, &mut course.changed),
-                    false => steering.apply_all(shard, &keys, &filter, &mut course).await,
+                    true => steering.count_partly_meant(shard, &keys, walk.filter(), &mut course.changed),
+                    false => steering.apply_all(shard, &keys, walk.filter(), &mut course).await,
                 }
                 take_turns(shard).await;
             }

@@ -2,11 +2,12 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use ringpost_queue::{Breaker, Cursor, DestinationId, DestinationView, Filter, MessageKey, PausedBy, RecipientView, State};
+use ringpost_queue::{Breaker, DestinationId, DestinationView, Filter, MessageKey, PausedBy, RecipientView, State};
 
 use crate::{
     control::{DestinationSummary, PAGE_MESSAGES_MAX, Summary},
     listing::time_text,
+    queue_walk::QueueWalk,
     shard::Shard,
 };
 
@@ -32,9 +33,10 @@ async fn summarise_destinations(shard: &Rc<Shard>, name: Option<&str>) -> Result
     // Boxed, and with room for all, so that it does not grow for milliseconds in the middle of a page.
     let room = if name.is_some() { filter.destinations.len() } else { shard.queue.borrow().destination_slots() };
     let mut summaries: HashMap<DestinationId, Box<Tally>> = HashMap::with_capacity(room);
-    let mut cursor = Some(Cursor::default());
-    while let Some(at) = cursor {
-        let page = shard.queue.borrow_mut().page(&filter, at, PAGE_MESSAGES_MAX, |view| {
+    let mut walk = QueueWalk::begin(filter, shard.upcoming_id());
+    let filter = walk.filter().clone();
+    loop {
+        let page = walk.page(&mut shard.queue.borrow_mut(), PAGE_MESSAGES_MAX, |view| {
             let (key, accepted_at) = (view.key(), view.envelope().accepted_at);
             for recipient in view.recipients().filter(|recipient| !recipient.is_settled() && recipient.matches(&filter)) {
                 let tally = summaries.entry(recipient.destination()).or_default();
@@ -43,7 +45,9 @@ async fn summarise_destinations(shard: &Rc<Shard>, name: Option<&str>) -> Result
                 count(&mut tally.summary, &recipient, accepted_at);
             }
         });
-        cursor = page.map_err(|lost| lost.to_string())?;
+        if !page.map_err(|lost| lost.to_string())? {
+            break;
+        }
         shard.ring.yield_now().await;
     }
     // Mail of a site is its domains'.
