@@ -26,6 +26,7 @@ use crate::{
     cluster::ClusterNode,
     cluster_server,
     control_wire::{End, NotChanged, NotDone, Progress, REQUEST_BYTES_MAX, WhyLine, WireRequest, too_long},
+    counter_sums::counter_sums,
     handover::{AWAY_MAX, SharedDelivery},
     in_turn,
     pauser::Pauser,
@@ -322,18 +323,13 @@ async fn answer(
             unreachable!("they have ways of their own")
         }
         WireRequest::Stats {} => {
-            let mut sums = BTreeMap::new();
+            let mut of_shards = Vec::with_capacity(shards.len());
             for shard in shards {
                 if let Answer::Stats(counters) = ask(shard, Command::Stats).await? {
-                    for (name, value) in counters {
-                        let sum = sums.entry(name).or_insert(0_u64);
-                        *sum = if name.ends_with("_max") { (*sum).max(value) } else { *sum + value };
-                    }
+                    of_shards.push(counters);
                 }
             }
-            if let (Some(&time), Some(&count)) = (sums.get("pool_wait_time_us"), sums.get("pool_wait_count")) {
-                sums.insert("pool_avg_wait_time_us", time.checked_div(count).unwrap_or(0));
-            }
+            let mut sums = counter_sums(of_shards);
             sums.extend(dns.snapshot());
             #[cfg(feature = "count-allocations")]
             {

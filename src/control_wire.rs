@@ -67,7 +67,7 @@ pub enum WireRequest {
     DrainToCluster {},
     /// `reload`: one `Reloaded`.
     Reload {},
-    /// `stats`: one object with the counters of all shards added up.
+    /// `stats`: one object with the counters of the node.
     // Braces: without them serde lets unknown fields pass.
     Stats {},
     /// `cluster …`

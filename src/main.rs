@@ -16,6 +16,7 @@ mod cluster_wire;
 mod control_client;
 mod control_server;
 mod control_wire;
+mod counter_sums;
 mod dns;
 mod dns_cli;
 mod drain_cli;
