@@ -386,6 +386,8 @@ pub struct Matching {
 #[derive(Subcommand)]
 pub enum LogCall {
     /// Print lines as they come, also when the file is rotated.
+    ///
+    /// With --json what is no line of a mail log is an object with the whole of it as `raw`.
     Follow {
         /// Only lines about this queue id or address
         #[arg(value_name = "ID|ADDRESS")]
