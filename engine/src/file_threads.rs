@@ -279,6 +279,25 @@ mod tests {
         run.unwrap();
     }
 
+    /// Has work hang on a thread in a lane, at this place, until what it returns is dropped.
+    async fn stick(threads: &FileThreads, ring: &Ring, lane: &str, place: &Path) -> Sender<()> {
+        let ((end, work), (began, has_begun)) = (hanging(), channel::<()>());
+        let both = move || {
+            drop(began);
+            work();
+        };
+        // Its time is over once it has begun.
+        let (until, over) = (Instant::now() + Duration::from_secs(10), &has_begun);
+        let over = async {
+            while over.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) && Instant::now() < until {
+                ring.sleep_until(Instant::now() + Duration::from_millis(1)).await;
+            }
+        };
+        let given_up = threads.run(ring, lane, false, both, over, || place.to_owned()).await;
+        assert!(matches!(given_up, Err(NotRun::Stuck)) && threads.hangs_at(place), "{given_up:?}");
+        end
+    }
+
     #[test]
     fn what_is_stuck_is_given_up_and_another_thread_goes_on() {
         let run = local::run(RingConfig::default(), |ring, _| async move {
@@ -286,22 +305,7 @@ mod tests {
             let mut ends = Vec::new();
             for number in 0..STUCK_MAX {
                 assert!(!threads.is_shut("a"));
-                let ((end, work), (began, has_begun)) = (hanging(), channel::<()>());
-                ends.push(end);
-                let place = || PathBuf::from(format!("/m/{number}"));
-                let both = move || {
-                    drop(began);
-                    work();
-                };
-                // Its time is over once it has begun.
-                let (until, over) = (Instant::now() + Duration::from_secs(10), &has_begun);
-                let over = async {
-                    while over.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) && Instant::now() < until {
-                        ring.sleep_until(Instant::now() + Duration::from_millis(1)).await;
-                    }
-                };
-                let given_up = threads.run(&ring, "a", false, both, over, place).await;
-                assert!(matches!(given_up, Err(NotRun::Stuck)) && threads.hangs_at(&place()), "{given_up:?}");
+                ends.push(stick(&threads, &ring, "a", &PathBuf::from(format!("/m/{number}"))).await);
             }
             assert!(threads.is_shut("a") && !threads.is_shut("b"));
             let other = threads.run(&ring, "a", true, || 7, patience(&ring), PathBuf::new).await;
@@ -312,6 +316,32 @@ mod tests {
                 assert!(Instant::now() < until, "it has ended");
                 ring.sleep_until(Instant::now() + Duration::from_millis(1)).await;
             }
+        });
+        run.unwrap();
+    }
+
+    /// Eight routes on a disk that was away took all threads, and the maildirs of all others waited for as long as it was away.
+    #[test]
+    fn many_lanes_that_hang_leave_threads_to_the_others_up_to_a_bound() {
+        let run = local::run(RingConfig::default(), |ring, _| async move {
+            let threads = FileThreads::default();
+            let mut ends = Vec::new();
+            while ends.len() < THREADS_AND_STUCK_MAX {
+                // More than so many are stuck in no lane: it is shut.
+                let lane = (ends.len() / STUCK_MAX).to_string();
+                ends.push(stick(&threads, &ring, &lane, Path::new("/m")).await);
+                if ends.len() == THREADS_MAX || ends.len() == THREADS_AND_STUCK_MAX - 1 {
+                    let healthy = threads.run(&ring, "healthy", false, || 7, patience(&ring), PathBuf::new).await;
+                    assert!(matches!(healthy, Ok(7)), "{} are stuck: {healthy:?}", ends.len());
+                }
+            }
+            // Now it waits for one of those, as long as it has time.
+            let never = threads.run(&ring, "healthy", false, || panic!("it was withdrawn"), ready(()), PathBuf::new).await;
+            assert!(matches!(never, Err(NotRun::NoTurn)), "{never:?}");
+            assert_eq!(lock(&threads.pool.state).threads, THREADS_AND_STUCK_MAX);
+            ends.pop();
+            let healthy = threads.run(&ring, "healthy", false, || 7, patience(&ring), PathBuf::new).await;
+            assert!(matches!(healthy, Ok(7)), "{healthy:?}");
         });
         run.unwrap();
     }
