@@ -291,3 +291,41 @@ impl Segments {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: u64 = 20;
+
+    fn unread(file: u32, number: u64, unknown_use: bool, doubt: Option<Doubt>) -> Segment {
+        let segment = Segment::new(SegmentFile(file), 1 << 20, SegmentState::Full);
+        Segment { number, unknown_use, doubt, unread_upto: Some(segment.newest_life(7)), ..segment }
+    }
+
+    fn segments(slots: Vec<Segment>) -> Segments {
+        Segments { slots, first_number: FIRST, next_number: FIRST, ..Segments::new() }
+    }
+
+    /// A start that knew the use of a segment, and could not read all of it, left for the next one only that the use was below those of its own. That one
+    /// could not read so much as the header, and had each settled record say that the message may stand in the last of those uses, which was another
+    /// segment's: when that was freed the record went, and the message was delivered again once its segment could be read.
+    #[test]
+    fn a_use_that_one_start_knew_is_the_one_that_the_next_names() {
+        let known =
+            segments(vec![unread(1, 5, false, None), Segment::new(SegmentFile(2), 1 << 20, SegmentState::Full), unread(3, 9, true, None)]);
+        assert_eq!(known.unread_uses(3).collect::<Vec<_>>(), [5, FIRST - 1], "what is not known may be the last of all");
+        let doubts: Vec<_> = known.doubts(7).collect();
+        assert_eq!(doubts, [(SegmentFile(1), Doubt { since: 7, below: 6 }), (SegmentFile(3), Doubt { since: 7, below: FIRST })]);
+        // The next start can't read their headers.
+        let next = Segments {
+            first_number: 2 * FIRST,
+            ..segments(doubts.iter().map(|(file, doubt)| unread(file.0, 0, true, Some(*doubt))).collect())
+        };
+        assert_eq!(next.unread_uses(3).collect::<Vec<_>>(), [5, FIRST - 1]);
+        assert!([0, 5, FIRST - 1].iter().all(|&number| next.may_be_unknown(number)) && !next.may_be_unknown(FIRST));
+        assert_eq!(next.doubts(8).collect::<Vec<_>>(), doubts, "and it leaves what it was told");
+        // Of a life that had not begun when the first of them failed nothing stands there.
+        assert_eq!(next.unread_uses(7).count(), 0);
+    }
+}
