@@ -36,6 +36,7 @@ mod reports;
 mod sender_routes;
 mod shards;
 mod shortage;
+mod silent_resolver;
 mod slow_hops;
 mod smarthosts;
 mod smuggling;
