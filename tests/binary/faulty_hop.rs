@@ -31,6 +31,7 @@ pub(crate) struct Script {
 pub(crate) struct FaultyHop {
     pub(crate) address: SocketAddr,
     connections: Arc<AtomicUsize>,
+    faults: Arc<AtomicUsize>,
 }
 
 impl FaultyHop {
@@ -40,29 +41,44 @@ impl FaultyHop {
 
     pub(crate) fn start_at(address: SocketAddr, script: Script) -> Self {
         let listener = TcpListener::bind(address).unwrap();
-        let connections = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&connections);
+        let (connections, faults) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+        let (counted, done_wrong) = (Arc::clone(&connections), Arc::clone(&faults));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 counted.fetch_add(1, Ordering::SeqCst);
                 // A connection that breaks is the business of the test, not of its next hop.
-                std::thread::spawn(move || stream.and_then(|stream| script.converse(stream)));
+                let conversation = Conversation { script, faults: Arc::clone(&done_wrong) };
+                std::thread::spawn(move || stream.and_then(|stream| conversation.converse(stream)));
             }
         });
-        Self { address, connections }
+        Self { address, connections, faults }
     }
 
     /// Connections so far.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
+
+    /// How often it has come to its point, but for `content`.
+    pub(crate) fn faults(&self) -> usize {
+        self.faults.load(Ordering::SeqCst)
+    }
 }
 
-impl Script {
+/// One connection.
+struct Conversation {
+    script: Script,
+    faults: Arc<AtomicUsize>,
+}
+
+impl Conversation {
     /// Says `usual`, or does what it does at this point. Whether it goes on.
     fn answer(&self, point: &str, usual: &str, stream: &mut TcpStream) -> std::io::Result<bool> {
-        let line = match self.fault {
-            _ if self.point != point => usual,
+        if self.script.point == point {
+            self.faults.fetch_add(1, Ordering::SeqCst);
+        }
+        let line = match self.script.fault {
+            _ if self.script.point != point => usual,
             Fault::Drop => return Ok(false),
             Fault::Silence => return std::io::copy(stream, &mut std::io::sink()).map(|_| false),
             Fault::Says(line) => line,
@@ -76,7 +92,7 @@ impl Script {
         if !self.answer("connect", "220 hop.test", &mut stream)? {
             return Ok(());
         }
-        let ehlo = if self.pipelining { "250-hop.test\r\n250-8BITMIME\r\n250 PIPELINING" } else { "250-hop.test\r\n250 8BITMIME" };
+        let ehlo = if self.script.pipelining { "250-hop.test\r\n250-8BITMIME\r\n250 PIPELINING" } else { "250-hop.test\r\n250 8BITMIME" };
         let (mut is_lmtp, mut has_sender, mut recipients) = (false, false, 0);
         let mut line = String::new();
         while reader.read_line(&mut line)? > 0 {
@@ -87,17 +103,17 @@ impl Script {
                     self.answer("ehlo", ehlo, &mut stream)?
                 }
                 "MAIL" => {
-                    (has_sender, recipients) = (self.point != "mail", 0);
+                    (has_sender, recipients) = (self.script.point != "mail", 0);
                     self.answer("mail", "250 2.1.0 Ok", &mut stream)?
                 }
                 "RCPT" if has_sender => {
-                    recipients += usize::from(self.point != "rcpt");
+                    recipients += usize::from(self.script.point != "rcpt");
                     self.answer("rcpt", "250 2.1.5 Ok", &mut stream)?
                 }
-                "DATA" if recipients > 0 && self.point == "data" => self.answer("data", "", &mut stream)?,
+                "DATA" if recipients > 0 && self.script.point == "data" => self.answer("data", "", &mut stream)?,
                 "DATA" if recipients > 0 => {
                     stream.write_all(b"354 Go on\r\n")?;
-                    if self.point == "content" {
+                    if self.script.point == "content" {
                         return reader.read_exact(&mut [0; 64]);
                     }
                     content(&mut reader)?;

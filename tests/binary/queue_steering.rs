@@ -197,7 +197,7 @@ fn what_is_being_attempted_is_bounced_when_the_attempt_ends() {
     let retries = "[delivery]\nmail_timeout = \"8s\"\n";
     let node = Node::start(&Setup { extra: extra.leak(), retries, ..Setup::to(hop.address) });
     let id = deliver(&node, "a@x.test", &["b@slow.test"]);
-    node.wait_for_queue(|queue| queue.len() == 1 && silent.connections() == 1);
+    node.wait_for_queue(|queue| queue.len() == 1 && silent.faults() == 1);
     let said = say(&node, &["queue", "bounce", "--domain", "slow.test", "--reason", "no such campaign"]);
     assert_eq!(said, "1 message bounced\nringpost: 1 of them is being attempted now: bounced unless this attempt delivers");
     let why = say(&node, &["queue", "why", &id]);
