@@ -1,31 +1,24 @@
-//! Between the queue and the connections: starts the attempts that the queue allows, and records what became of them.
+//! Between the queue and the connections: starts the attempts that the queue allows, and takes in what became of them.
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, VecDeque},
     future::poll_fn,
     rc::Rc,
     task::{Poll, Waker},
 };
 
-use ringpost_queue::{Dispatch, MessageKey, Settled, Verdict as DnsVerdict, Via, Work};
+use ringpost_queue::{Dispatch, Settled, Verdict as DnsVerdict, Via, Work};
 use ringpost_ring::{Deadline, Ring};
 use ringpost_smtp::{client::Verdict, reply::Reply};
-use ringpost_spool::{AppendError, Ticket};
-use tracing::{error, warn};
 
 use crate::{
     attempt::{Attempt, AttemptStorage, RecipientOutcome},
-    backlog::{Backlog, Refused},
     dialing, mailbox_delivery,
     pool::Acquired,
-    record_id::record_id,
     shard::Shard,
     shared_limits::LimitAsk,
 };
 
-/// Outcomes that wait for room in a batch, beyond which no attempt is begun: what could not be recorded would be delivered twice.
-const BACKLOG_MAX: usize = 1024;
 /// Attempts begun in one go before other tasks get their turn.
 const STARTS_PER_TURN: usize = 256;
 /// Attempt storages kept; more attempts than this at once allocate.
@@ -36,12 +29,6 @@ pub struct Delivery {
     deadline: Deadline,
     waker: RefCell<Option<Waker>>,
     kicked: Cell<bool>,
-    /// Appended and not acknowledged, oldest first, with the number of the log.
-    unrecorded: RefCell<VecDeque<(u16, Ticket, MessageKey)>>,
-    /// A log took no record any more.
-    has_closed: Cell<bool>,
-    /// Settled in the queue, not appended for want of room.
-    backlog: RefCell<Backlog<MessageKey>>,
     /// Attempts under way, connecting ones included.
     attempts: Cell<usize>,
     record: RefCell<Vec<u8>>,
@@ -56,9 +43,6 @@ impl Delivery {
             deadline: ring.deadline(),
             waker: RefCell::default(),
             kicked: Cell::new(true),
-            unrecorded: RefCell::default(),
-            has_closed: Cell::default(),
-            backlog: RefCell::default(),
             attempts: Cell::default(),
             record: RefCell::default(),
             spare: RefCell::default(),
@@ -87,38 +71,9 @@ impl Delivery {
         }
     }
 
-    /// A log may take what found no room.
-    pub(crate) fn room_came(&self) {
-        if !self.backlog.borrow().is_empty() {
-            self.kick();
-        }
-    }
-
-    /// No attempt under way and nothing left to append.
+    /// No attempt is under way.
     pub fn is_quiet(&self) -> bool {
-        self.attempts.get() == 0 && self.backlog.borrow().is_empty()
-    }
-
-    /// A log's records up to `ticket` are durable. Called from within the log's events: touches the queue, never a log.
-    pub fn acknowledged(&self, shard: &Shard, log: u16, ticket: Ticket) {
-        let mut unrecorded = self.unrecorded.borrow_mut();
-        let mut queue = shard.queue.borrow_mut();
-        if unrecorded.iter().all(|(number, ..)| *number == log) {
-            while let Some((_, wanted, key)) = unrecorded.front().copied()
-                && wanted <= ticket
-            {
-                unrecorded.pop_front();
-                queue.recorded(key);
-            }
-        } else {
-            unrecorded.retain(|(number, wanted, key)| {
-                let done = *number == log && *wanted <= ticket;
-                if done {
-                    queue.recorded(*key);
-                }
-                !done
-            });
-        }
+        self.attempts.get() == 0
     }
 
     /// An attempt begins.
@@ -177,7 +132,7 @@ impl Shard {
 
     /// May attempts be begun? Not while their outcomes could not be recorded (S15).
     pub(crate) fn may_attempt(&self) -> bool {
-        !self.is_ending() && self.delivery.backlog.borrow().len() < BACKLOG_MAX
+        !self.is_ending() && self.recording.has_room()
     }
 
     /// Returns whether there may be more to start.
@@ -370,128 +325,5 @@ impl Shard {
         let settled = self.queue.borrow_mut().abandon(dispatch, self.now_ms());
         self.persist(key, settled);
         self.delivery.attempt_ended(self);
-    }
-
-    /// Appends what the queue wants kept. Order between records of one message does not matter: each holds its whole state.
-    pub(crate) fn persist(&self, key: MessageKey, settled: Settled) {
-        if settled == Settled::Nothing {
-            return;
-        }
-        if self.delivery.backlog.borrow().is_empty() && self.try_persist(key, settled).is_ok() {
-            return;
-        }
-        let Some(log) = self.queue.borrow().envelope(key).map(|envelope| envelope.id.shard) else { return };
-        if settled == Settled::Done {
-            let forgotten = self.delivery.backlog.borrow_mut().forget_outcomes(log, key);
-            (0..forgotten).for_each(|_| self.queue.borrow_mut().recorded(key));
-        }
-        let is_only = self.delivery.backlog.borrow_mut().push(log, key, settled);
-        if is_only {
-            self.drain_backlog();
-        }
-    }
-
-    fn drain_backlog(&self) {
-        let mut backlog = self.delivery.backlog.borrow_mut();
-        if backlog.is_empty() {
-            return;
-        }
-        backlog.drain(|key, settled| self.try_persist(key, settled));
-        if self.is_ending() && backlog.is_empty() {
-            self.wake_life();
-        }
-    }
-
-    /// Waits until everything that was to be persisted so far is in a batch, but for what the disk has no room for.
-    pub(crate) async fn backlog_written(&self) {
-        loop {
-            self.drain_backlog();
-            // It may be the log of an earlier start, while this shard's own does nothing.
-            let awaited = self.delivery.backlog.borrow().awaited();
-            let Some(log) = awaited.filter(|_| !self.is_ending()).and_then(|log| self.committer_of(log)) else { return };
-            log.room().await;
-        }
-    }
-
-    /// Waits until everything that was to be persisted so far is durable, or the spool failed, but for what the disk has no room for: of
-    /// what is promised next, [`Shard::unwritten`] or [`Shard::lacks_room_for`] is to be asked.
-    pub(crate) async fn records_durable(&self) {
-        self.backlog_written().await;
-        // The newest ticket of each log now; what is appended later is not waited for.
-        let mut newest: Vec<(u16, Ticket)> = Vec::new();
-        for &(log, ticket, _) in self.delivery.unrecorded.borrow().iter() {
-            match newest.iter_mut().find(|(number, _)| *number == log) {
-                Some((_, last)) => *last = ticket.max(*last),
-                None => newest.push((log, ticket)),
-            }
-        }
-        for (log, ticket) in newest {
-            if let Some(committer) = self.committer_of(log)
-                && committer.durable(ticket).await.is_err()
-            {
-                return;
-            }
-        }
-    }
-
-    /// Is what commands change recorded? Not once a log has taken no more, at the end of the process or after an error of the disk.
-    pub(crate) fn keeps_records(&self) -> bool {
-        !self.delivery.has_closed.get() && !self.spool_has_failed()
-    }
-
-    /// Does a log lack room for records of this kind, so that what was changed last is not on disk?
-    pub(crate) fn lacks_room_for(&self, settled: Settled) -> bool {
-        self.delivery.backlog.borrow().is_stuck(settled)
-    }
-
-    /// The messages of which something is not in a batch yet, each with a log that it waits for.
-    pub(crate) fn unwritten(&self) -> HashMap<MessageKey, u16> {
-        self.delivery.backlog.borrow().waiting().collect()
-    }
-
-    fn try_persist(&self, key: MessageKey, settled: Settled) -> Result<(), Refused> {
-        let id = match self.queue.borrow().envelope(key) {
-            Some(envelope) => envelope.id,
-            None => return Ok(()),
-        };
-        let Some(committer) = self.committer_of(id.shard) else {
-            error!(queue_id = %id, "no log for this message: its outcome is not recorded");
-            return Ok(());
-        };
-        let appended = if settled == Settled::Done {
-            committer.settle(record_id(id))
-        } else {
-            let mut state = self.delivery.record.borrow_mut();
-            state.clear();
-            if !self.queue.borrow().state(key, &mut state) {
-                return Ok(());
-            }
-            committer.outcome(record_id(id), &state)
-        };
-        match appended {
-            Ok(ticket) => {
-                if settled == Settled::Done {
-                    self.note_settled(id);
-                }
-                self.delivery.unrecorded.borrow_mut().push_back((id.shard, ticket, key));
-                Ok(())
-            }
-            Err(AppendError::Full | AppendError::NotOpen) => Err(Refused::Full),
-            Err(AppendError::NoSpace) => Err(Refused::NoSpace),
-            // The process is leaving; the next start finds the outcome missing and tries again (at least once).
-            Err(AppendError::Closed) => {
-                self.delivery.has_closed.set(true);
-                Ok(())
-            }
-            Err(AppendError::Unknown) if settled == Settled::Done => {
-                self.queue.borrow_mut().recorded(key);
-                Ok(())
-            }
-            Err(reason) => {
-                warn!(queue_id = %id, %reason, "an outcome could not be recorded");
-                self.queue.borrow_mut().recorded(key);
-                Ok(())
-            }
-        }
     }
 }

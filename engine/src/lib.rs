@@ -60,6 +60,7 @@ mod queueing;
 pub mod random;
 mod recalling;
 mod record_id;
+mod recording;
 mod recovering;
 mod reloading;
 mod remote_content;

@@ -38,7 +38,7 @@ impl Shard {
         driver
             .run(|event| {
                 if event.makes_room() {
-                    shard.delivery.room_came();
+                    shard.room_came();
                 }
                 match event {
                 Event::Opened => {
@@ -50,7 +50,7 @@ impl Shard {
                         shard.wake_life();
                     }
                 }
-                Event::Acknowledged(ticket) => shard.delivery.acknowledged(shard, number, *ticket),
+                Event::Acknowledged(ticket) => shard.recording.acknowledged(shard, number, *ticket),
                 Event::Found { .. } | Event::FoundOutcome { .. } | Event::FoundSettled { .. } => {
                     if let Event::FoundSettled { id } = event
                         && let Some(id) = queue_id(*id)

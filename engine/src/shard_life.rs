@@ -57,7 +57,8 @@ impl Shard {
         deadline.set(self.ring.now() + DRAIN_PATIENCE + DRAIN_REST);
         poll_fn(|cx| {
             let quiet = |shard: &Shard| {
-                shard.metrics.sessions.get() == 0 && shard.delivery.is_quiet() && shard.homes.is_quiet() && shard.mesh.backlog() == 0
+                let (is_settled, is_home) = (shard.delivery.is_quiet() && shard.recording.is_quiet(), shard.homes.is_quiet());
+                shard.metrics.sessions.get() == 0 && is_settled && is_home && shard.mesh.backlog() == 0
             };
             match deadline.poll_expired(cx) {
                 Poll::Ready(()) => Poll::Ready(()),
