@@ -98,6 +98,7 @@ impl Shard {
             self.delivery.waker.replace(Some(cx.waker().clone()));
             self.delivery.kicked.set(false);
             self.drain_backlog();
+            self.record_gathered();
             let more = self.start_attempts();
             self.tell_changes();
             if self.shards > 1 {
@@ -110,14 +111,14 @@ impl Shard {
                 cx.waker().wake_by_ref();
                 return Poll::<()>::Pending;
             }
-            if !self.may_attempt() {
-                // What ends this state kicks: room in a log, the end of an attempt.
-                self.delivery.deadline.clear();
-                return Poll::Pending;
-            }
-            let due = [self.queue.borrow().next_due(self.now_ms()), self.out_ends_at()];
-            if let Some(due) = due.into_iter().flatten().min() {
-                self.delivery.deadline.set(self.clock.instant_of(due));
+            // What ends the state in which none may be begun kicks: room in a log, the end of an attempt.
+            let due = match self.may_attempt() {
+                true => [self.queue.borrow().next_due(self.now_ms()), self.out_ends_at()],
+                false => [None; 2],
+            };
+            let due = due.into_iter().flatten().map(|due| self.clock.instant_of(due));
+            if let Some(due) = due.chain(self.recording.next_due()).min() {
+                self.delivery.deadline.set(due);
             } else {
                 self.delivery.deadline.clear();
             }

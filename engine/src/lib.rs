@@ -26,6 +26,7 @@ mod envelope_times;
 mod file_lanes;
 mod file_threads;
 mod folder;
+mod gathered;
 pub mod handed_mail;
 mod homes;
 mod housekeeping;

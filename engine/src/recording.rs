@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
+    time::Instant,
 };
 
 use ringpost_queue::{MessageKey, Settled};
@@ -11,6 +12,7 @@ use tracing::{error, warn};
 
 use crate::{
     backlog::{Backlog, Refused},
+    gathered::Gathered,
     record_id::record_id,
     shard::Shard,
 };
@@ -27,6 +29,8 @@ pub struct Recording {
     has_closed: Cell<bool>,
     /// Settled in the queue, not appended for want of room.
     backlog: RefCell<Backlog<MessageKey>>,
+    /// Messages whose deferrals wait to be recorded together. Each counts as one record in the queue.
+    gathered: RefCell<Gathered<MessageKey>>,
     /// The state of one message, written anew for each.
     state: RefCell<Vec<u8>>,
 }
@@ -39,7 +43,12 @@ impl Recording {
 
     /// Nothing is left to append.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.backlog.borrow().is_empty()
+        self.backlog.borrow().is_empty() && self.gathered.borrow().is_empty()
+    }
+
+    /// When [`Shard::record_gathered`] has something to do.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.gathered.borrow().next_due()
     }
 
     /// A log's records up to `ticket` are durable. Called from within the log's events: touches the queue, never a log.
@@ -68,16 +77,57 @@ impl Recording {
 impl Shard {
     /// A log may take what found no room.
     pub(crate) fn room_came(&self) {
-        if !self.recording.is_quiet() {
+        if !self.recording.backlog.borrow().is_empty() {
             self.delivery.kick();
         }
     }
 
-    /// Appends what the queue wants kept. Order between records of one message does not matter: each holds its whole state.
+    /// Appends what the queue wants kept, or gathers it. Order between records of one message does not matter: each holds its whole state.
     pub(crate) fn persist(&self, key: MessageKey, settled: Settled) {
-        if settled == Settled::Nothing {
-            return;
+        match settled {
+            Settled::Nothing => {}
+            Settled::Deferral if self.gathers(key) => {}
+            Settled::Deferral => self.append(key, Settled::Outcome),
+            Settled::Outcome | Settled::Done => {
+                // It says what was gathered, too.
+                if self.recording.gathered.borrow_mut().take(key) {
+                    self.queue.borrow_mut().recorded(key);
+                }
+                self.append(key, settled);
+            }
         }
+    }
+
+    /// Lets a deferral wait for others of its message. Not where there can be none, nor at the end.
+    fn gathers(&self, key: MessageKey) -> bool {
+        let mut queue = self.queue.borrow_mut();
+        let recipients = queue.show(key).map_or(0, |view| view.recipients().len());
+        if recipients < 2 || self.is_ending() {
+            return false;
+        }
+        if !self.recording.gathered.borrow_mut().add(key, recipients, self.ring.now()) {
+            queue.recorded(key);
+        }
+        true
+    }
+
+    /// Appends what has been gathered for long enough; all of it at the end.
+    pub(crate) fn record_gathered(&self) {
+        let (now, is_last) = (self.ring.now(), self.is_ending());
+        let mut has_any = false;
+        loop {
+            let next = self.recording.gathered.borrow_mut().pop(now, is_last);
+            let Some(key) = next else { break };
+            self.append(key, Settled::Outcome);
+            has_any = true;
+        }
+        // The drain waits for it.
+        if has_any && is_last {
+            self.wake_life();
+        }
+    }
+
+    fn append(&self, key: MessageKey, settled: Settled) {
         if self.recording.backlog.borrow().is_empty() && self.try_persist(key, settled).is_ok() {
             return;
         }
@@ -103,7 +153,8 @@ impl Shard {
         }
     }
 
-    /// Waits until everything that was to be persisted so far is in a batch, but for what the disk has no room for.
+    /// Waits until everything that was to be persisted so far is in a batch, but for deferrals that are gathered and for what the disk has no
+    /// room for.
     pub(crate) async fn backlog_written(&self) {
         loop {
             self.drain_backlog();

@@ -5,6 +5,7 @@ mod client;
 mod commanded_meanwhile;
 mod config_file;
 mod control_socket;
+mod deferrals;
 mod delay_reports;
 mod double_bounces;
 mod early_answer;

@@ -18,6 +18,9 @@ const UNTRIED_MAX: u8 = 3;
 pub enum Settled {
     /// Persist the record that was appended as an outcome of this message, then call [`Queue::recorded`].
     Outcome,
+    /// As [`Settled::Outcome`], of an attempt that reached nobody: for a while it may wait for others of its message, to be persisted with them
+    /// as their [`Queue::state`]. What a crash takes of it is that the attempt was made.
+    Deferral,
     /// Every recipient is delivered or bounced and nobody is to be told anything, or the message was deleted: persist a settled record (nothing was appended), then call
     /// [`Queue::recorded`], which drops the message.
     Done,
@@ -178,7 +181,7 @@ impl Queue {
     /// No host of the destination could be reached: the recipients are ready again, before all others, and go as soon as the
     /// destination is alive. Report each host with [`Queue::host_failed`] first, and ask [`Queue::ends_round`].
     pub fn unreachable(&mut self, dispatch: Dispatch, now: u64, record: &mut Vec<u8>) -> Settled {
-        let index = dispatch.key.index;
+        let (index, leaving) = (dispatch.key.index, self.leaving.count());
         self.destinations[dispatch.destination.index()].unreachable(now);
         self.each_open(&dispatch, |queue, recipient| {
             let state = &mut queue.messages.recipients_mut(index)[usize::from(recipient)];
@@ -188,7 +191,10 @@ impl Queue {
         });
         self.await_turn(self.groups[dispatch.group].destination, now);
         self.end_attempt(&dispatch, now);
-        self.conclude(&dispatch, true, now, record)
+        match self.conclude(&dispatch, true, now, record) {
+            Settled::Outcome if self.leaving.count() == leaving => Settled::Deferral,
+            settled => settled,
+        }
     }
 
     /// The attempt was not made at all (drain, a task that was dropped): the recipients are ready again, nothing is counted. There is something

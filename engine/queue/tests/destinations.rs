@@ -90,7 +90,7 @@ fn connect(queue: &mut Queue, dispatch: Dispatch, answers: impl Fn(&str) -> bool
         return Err(failed);
     }
     let key = dispatch.key();
-    assert_eq!(queue.unreachable(dispatch, now, &mut Vec::new()), Settled::Outcome);
+    assert_eq!(queue.unreachable(dispatch, now, &mut Vec::new()), Settled::Deferral);
     queue.recorded(key);
     Err(failed)
 }
@@ -269,7 +269,7 @@ fn a_driver_that_cannot_connect_does_not_spin() {
         let before = now;
         let dispatch = sleep(&mut queue, &mut now);
         assert!(attempt == 0 || now >= before + 1000);
-        assert_eq!(queue.unreachable(dispatch, now, &mut Vec::new()), Settled::Outcome);
+        assert_eq!(queue.unreachable(dispatch, now, &mut Vec::new()), Settled::Deferral);
     }
     // Probes that end without a word neither spin nor block.
     let dispatch = sleep(&mut queue, &mut now);

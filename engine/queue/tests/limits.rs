@@ -422,7 +422,7 @@ fn a_destination_that_is_dead_throttled_or_slow_delays_no_other() {
             queue.host_failed(bad, host, "connect to a.test:25: refused", START);
         }
         let key = dispatch.key();
-        assert_eq!(queue.unreachable(dispatch, START, &mut Vec::new()), Settled::Outcome);
+        assert_eq!(queue.unreachable(dispatch, START, &mut Vec::new()), Settled::Deferral);
         queue.recorded(key);
     }
     for sequence in 2000..2100 {

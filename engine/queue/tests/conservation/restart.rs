@@ -11,6 +11,7 @@ impl World {
         self.in_flight.clear();
         self.attempting.clear();
         self.unacknowledged.clear();
+        self.taken += std::mem::take(&mut self.gathered).len();
         self.lookups.clear();
         self.keys.clear();
         self.reporting.clear();

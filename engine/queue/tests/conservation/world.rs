@@ -9,6 +9,7 @@ use ringpost_queue::{
 };
 
 use crate::accepted::{Accepted, Fate, HOUR, Seen, SeenRecipient, destinations, new_message, recipients_of};
+use crate::disk::Unacknowledged;
 
 /// What senders of bounced mail are told.
 pub const GIVEN_UP: &str = "554 5.0.0 given up";
@@ -16,18 +17,6 @@ const START: u64 = 1_790_000_000_000;
 pub const GRACE: u64 = 4 * HOUR;
 const DOMAINS: [&str; 8] =
     ["a.test", "b.test", "discard.test", "hold.test", "nowhere.example", "one.mx.test", "two.mx.test", "three.mx.test"];
-
-/// A record that the disk has not acknowledged, and the state that it makes durable.
-pub struct Unacknowledged {
-    pub id: QueueId,
-    pub key: MessageKey,
-    pub record: Option<Vec<u8>>,
-    pub fate: Vec<Fate>,
-    pub held: bool,
-    pub seen: Seen,
-    /// What was reported by it.
-    pub told: Vec<(QueueId, u16, bool)>,
-}
 
 pub struct World {
     pub queue: Queue,
@@ -38,6 +27,8 @@ pub struct World {
     pub in_flight: Vec<(Dispatch, QueueId, Vec<u16>)>,
     pub attempting: BTreeSet<(QueueId, u16)>,
     pub unacknowledged: Vec<Unacknowledged>,
+    /// Messages with deferrals that are to be recorded together.
+    pub gathered: BTreeSet<QueueId>,
     /// Reports that the driver is at.
     pub reporting: Vec<(MessageKey, QueueId)>,
     /// Reports that are durable: recipient and kind, with the restarts before it.
@@ -52,6 +43,8 @@ pub struct World {
     pub reports: usize,
     /// Deferrals, holds, times and routes set by command that a restart brought back.
     pub kept: [usize; 4],
+    /// Deferrals that a restart took.
+    pub taken: usize,
 }
 
 pub fn settings(with_reports: bool) -> QueueSettings {
@@ -88,6 +81,7 @@ impl World {
             in_flight: Vec::new(),
             attempting: BTreeSet::new(),
             unacknowledged: Vec::new(),
+            gathered: BTreeSet::new(),
             reporting: Vec::new(),
             told: BTreeMap::new(),
             durable_told: BTreeSet::new(),
@@ -99,6 +93,7 @@ impl World {
             expired: 0,
             reports: 0,
             kept: [0; 4],
+            taken: 0,
         }
     }
 
@@ -133,7 +128,7 @@ impl World {
         self.accepted.get_mut(&id).unwrap().durable = self.seen(id);
     }
 
-    fn seen(&self, id: QueueId) -> Seen {
+    pub fn seen(&self, id: QueueId) -> Seen {
         let (accepted, view) = (&self.accepted[&id], self.queue.show(self.keys[&id]).expect("queued"));
         let seen = |recipient: RecipientView<'_>| SeenRecipient {
             attempts: recipient.attempts(),
@@ -184,45 +179,6 @@ impl World {
                 *fate = Fate::Failed;
             }
         }
-    }
-
-    /// Notes what has to be made durable.
-    pub fn persist(&mut self, id: QueueId, settled: Settled, record: Vec<u8>) {
-        let accepted = &self.accepted[&id];
-        let record = match settled {
-            Settled::Nothing => return assert!(record.is_empty()),
-            Settled::Outcome => Some(record),
-            Settled::Done => {
-                assert!(record.is_empty());
-                None
-            }
-        };
-        // The records say of what leaves that it has left.
-        let recorded = |fate: &Fate| match fate {
-            Fate::Leaving => Fate::Bounced,
-            Fate::Failing => Fate::Failed,
-            other => *other,
-        };
-        let fate = accepted.fate.iter().map(recorded).collect();
-        let (held, seen) = (accepted.held, self.seen(id));
-        self.unacknowledged.push(Unacknowledged { id, key: self.keys[&id], record, fate, held, seen, told: Vec::new() });
-    }
-
-    pub fn acknowledge_one(&mut self) {
-        if self.unacknowledged.is_empty() {
-            return;
-        }
-        let write = self.unacknowledged.remove(0);
-        let accepted = self.accepted.get_mut(&write.id).unwrap();
-        match write.record {
-            Some(record) => {
-                accepted.records.push(record);
-                (accepted.durable_fate, accepted.durable_held, accepted.durable) = (write.fate, write.held, write.seen);
-            }
-            None => accepted.settled = true,
-        }
-        self.durable_told.extend(write.told);
-        self.queue.recorded(write.key);
     }
 
     fn id_of(&self, key: MessageKey) -> QueueId {

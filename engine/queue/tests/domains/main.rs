@@ -172,7 +172,7 @@ fn mail_of_a_domain_whose_mx_set_changed_goes_to_the_new_site_even_when_the_old_
                 queue.host_failed(destination, host, "connect: refused", now);
             }
             let key = dispatch.key();
-            assert_eq!(queue.unreachable(dispatch, now, &mut Vec::new()), Settled::Outcome);
+            assert_eq!(queue.unreachable(dispatch, now, &mut Vec::new()), Settled::Deferral);
             queue.recorded(key);
         }
         if let Some(lookup) = lookups.first() {
@@ -238,7 +238,7 @@ fn without_an_answer_one_attempt_tells_so_and_the_question_comes_again_after_a_b
             assert_eq!(queue.verdict(&dispatch), Some(Verdict::Unanswered));
             told += 1;
             let key = dispatch.key();
-            assert_eq!(queue.unreachable(dispatch, now, &mut Vec::new()), Settled::Outcome);
+            assert_eq!(queue.unreachable(dispatch, now, &mut Vec::new()), Settled::Deferral);
             queue.recorded(key);
             assert_eq!(reason(&queue, 7, now), "MX of broken.test: SERVFAIL");
             assert_eq!(word(&queue, 7, now), ("451 4.4.3 MX of broken.test: SERVFAIL".into(), None));

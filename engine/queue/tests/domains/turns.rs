@@ -39,7 +39,7 @@ fn where_no_host_of_many_answers_others_are_asked_for_after_a_back_off() {
                 delivered = true;
             } else if queue.ends_round(destination, tried, now) {
                 let key = dispatch.key();
-                assert_eq!(queue.unreachable(dispatch, now, &mut Vec::new()), Settled::Outcome);
+                assert_eq!(queue.unreachable(dispatch, now, &mut Vec::new()), Settled::Deferral);
                 queue.recorded(key);
             } else {
                 assert_eq!(queue.abandon(dispatch, now), Settled::Nothing);
@@ -79,7 +79,7 @@ fn where_no_host_of_those_asked_for_has_an_address_the_next_question_is_about_ot
             let (attempts, mut lookups) = work(&mut queue, now);
             for dispatch in attempts {
                 let key = dispatch.key();
-                assert_eq!(queue.unreachable(dispatch, now, &mut Vec::new()), Settled::Outcome);
+                assert_eq!(queue.unreachable(dispatch, now, &mut Vec::new()), Settled::Deferral);
                 queue.recorded(key);
             }
             if let Some(lookup) = lookups.pop() {

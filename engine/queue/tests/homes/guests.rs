@@ -156,7 +156,7 @@ fn hosts_of_the_next_turn_are_tried_at_once_at_the_home_and_those_of_an_earlier_
         let (tried, refused) = reach_none(&mut home, now);
         assert_eq!(tried, names(turn.into()));
         owner.home_sleeps(&dispatch, refused.until, refused.wait, &refused.reason, now);
-        assert_eq!(owner.unreachable(dispatch, now, &mut Vec::new()), Settled::Outcome);
+        assert_eq!(owner.unreachable(dispatch, now, &mut Vec::new()), Settled::Deferral);
         // Its domain asks for the hosts of the next turn after a back-off, long before these are tried again.
         assert!(refused.until >= now + 20_000, "{}", refused.until - now);
         let refused_until = refused.until;

@@ -174,7 +174,7 @@ fn mail_that_expires_without_an_attempt_says_what_it_waited_for() {
                 let none = Resolution::Unanswered { reason: "MX of dns.test: SERVFAIL".into(), turns: 0 };
                 queue.resolved(lookup.asking, &none, START);
             }
-            Work::Attempt(dispatch) => assert_eq!(queue.unreachable(dispatch, START, &mut Vec::new()), Settled::Outcome),
+            Work::Attempt(dispatch) => assert_eq!(queue.unreachable(dispatch, START, &mut Vec::new()), Settled::Deferral),
             other => panic!("{other:?}"),
         }
     }
