@@ -49,7 +49,8 @@ pub enum QueueCommand {
     },
     /// Give dead letters their attempts back; exit 1 if one that is named is none.
     Requeue(Letters),
-    /// Remove dead letters from the shared queue; the mail stays with the node that owns it. Exit 1 if one that is named is none.
+    /// Remove dead letters from the shared queue; the mail stays with the node that owns it. Of a queue of one's own an item that
+    /// is named goes too where it waits and could not be read when it was leased last. Exit 1 if one that is named is neither.
     Purge(Letters),
     /// Add an item to a queue of one's own; exit 1 if there is no room.
     Enqueue {
@@ -314,13 +315,21 @@ fn of_letters(
         if output.json {
             say_json(line);
         } else {
-            say(&format!("{done} done"));
+            say(&letters_done(done, value["unread"].as_u64().unwrap_or(0)));
         }
     });
     if result.is_ok() && done < named && unanswered.is_empty() {
         eprintln!("ringpost: {} of the {named} named are no dead letters", named - done);
     }
     code_with(result.map(|_| done >= named), &unanswered)
+}
+
+/// What was no dead letter is told.
+fn letters_done(done: u64, unread: u64) -> String {
+    match unread {
+        0 => format!("{done} done"),
+        _ => format!("{done} done; of them no dead letters, but waiting for somebody who can read them, and removed unread: {unread}"),
+    }
 }
 
 /// None is nothing that could be leased.

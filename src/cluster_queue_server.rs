@@ -76,7 +76,7 @@ fn settled(id: &str, answer: Result<Known, QueueError>) -> Value {
 
 /// What whoever leases is told, who would else take the queue for empty.
 fn unreadable(unread: &[Unread]) -> String {
-    let kinds: Vec<String> = unread.iter().map(|Unread { reason, count }| format!("{count}: {reason}")).collect();
+    let kinds: Vec<String> = unread.iter().map(|Unread { reason, first, count }| format!("{count}: {reason}, such as {first}")).collect();
     format!(
         "the items that were leased cannot be read on this node, and were given back for a minute ({}); all nodes need one cluster.key_file, and one \
          version of this program",

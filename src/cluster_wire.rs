@@ -79,7 +79,7 @@ pub enum QueueCall {
         /// Which.
         ids: Vec<String>,
     },
-    /// Dead letters are removed; none named: all. Answered with a `Tally`.
+    /// Dead letters are removed; none named: all. Of those named also what waits and nobody can read. Answered with a `Tally`.
     Purge {
         /// Which.
         ids: Vec<String>,

@@ -1,11 +1,13 @@
 -- Ends one lease without success: again after a delay, or dead. What goes by time and not by attempts gives its attempt back (Q6).
+-- What nobody can read does so for `unread_max_ms` (empty: it was read) since the first look that found it so, and counts from then on.
 -- With a cap the delay is that of the first attempt, doubled with each up to the cap, and a part of that by chance, all of it at most (Q10).
--- KEYS of the queue    ARGV id, token, retries, delay_ms, counts, reason, dead_max, cap_ms (0: the delay as it is), chance (0 to 1023 of 1024)
+-- KEYS of the queue    ARGV id, token, retries, delay_ms, counts, reason, dead_max, unread_max_ms, cap_ms (0: the delay as it is),
+--                      chance (0 to 1023 of 1024)
 -- 1 waits | 2 dead | 0 not yours
 check_keys()
 local SCHED, HELD, TIMED, DEAD, META = KEYS[3], KEYS[4], KEYS[5], KEYS[7], KEYS[8]
 local id, token, delay, dead_max = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[7])
-local cap, chance = tonumber(ARGV[8]), tonumber(ARGV[9])
+local cap, chance = tonumber(ARGV[9]), tonumber(ARGV[10])
 if not delay or delay < 0 or not dead_max or not cap or cap < 0 or not chance then return redis.error_reply('ERR ringpost: delay') end
 delay = math.min(delay, 4398046511104)
 local meta = meta_of(id)
@@ -19,7 +21,14 @@ local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 redis.call('ZREM', HELD, meta[9] .. '/' .. id)
 redis.call('ZREM', TIMED, id)
-if ARGV[5] == '0' then meta[3] = math.max(meta[3] - 1, 0) end
+local counts, unread_max = ARGV[5] ~= '0', tonumber(ARGV[8])
+if unread_max then
+  meta[16] = is_count(meta[16]) and math.min(meta[16], now) or now
+  counts = now - meta[16] >= unread_max
+else
+  meta[16] = nil
+end
+if not counts then meta[3] = math.max(meta[3] - 1, 0) end
 meta[8], meta[9], meta[10] = '', '', ARGV[6]
 local answer = 1
 local is_dead = ARGV[3] == '0' or meta[3] >= meta[4]

@@ -53,16 +53,20 @@ local function watched()
   local ms = tonumber(redis.call('HGET', KEYS[10], 'watched') or '')
   return is_count(ms) and ms or 0
 end
--- A dead letter leaves the queue for good; false: it is none. A worker that it was left by, and that may come back, is not told that nobody ever heard
--- of it: its owner may offer it again.
-local function remove_dead(id, meta, now)
-  if redis.call('ZREM', KEYS[7], id) == 0 then return false end
+-- An item that is in no place any more leaves the queue for good. A worker that it was left by, and that may come back, is not told that nobody ever
+-- heard of it: its owner may offer it again.
+local function forget(id, meta, now)
   redis.call('HDEL', KEYS[8], id)
   redis.call('HDEL', KEYS[9], id)
   if meta and meta[12] then
     redis.call('HSET', KEYS[15], id, '\n' .. meta[7] .. '\npurged')
     redis.call('ZADD', KEYS[16], now, id)
   end
+end
+-- A dead letter leaves the queue for good; false: it is none.
+local function remove_dead(id, meta, now)
+  if redis.call('ZREM', KEYS[7], id) == 0 then return false end
+  forget(id, meta, now)
   return true
 end
 -- Each key is of its type, or the script ends here, before its first write: what is written by then is not taken back (Q8).

@@ -40,7 +40,8 @@ for i, id in ipairs(ids) do
   -- A trace of a lease of which the item knows nothing, as where its owner offered it again: it stays where it is.
   elseif meta[1] == 'L' then
     redis.call('ZREM', HELD, meta[9] .. '/' .. id)
-    meta[8], meta[9], meta[10] = '', '', 'its worker went away'
+    -- 16: that worker may have read it.
+    meta[8], meta[9], meta[10], meta[16] = '', '', 'its worker went away', nil
     -- That worker may have a copy, and ask for it.
     meta[12] = 1
     if meta[3] >= meta[4] and dead < dead_max then

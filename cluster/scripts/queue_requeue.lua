@@ -18,7 +18,7 @@ for i, id in ipairs(ids) do
   if meta == false or not meta and is_all then drop(id) end
   if meta and redis.call('ZREM', DEAD, id) == 1 then
     local sequence = next_sequence()
-    meta[1], meta[3], meta[6], meta[10], meta[14], meta[15] = 'R', 0, 0, '', now, nil
+    meta[1], meta[3], meta[6], meta[10], meta[14], meta[15], meta[16] = 'R', 0, 0, '', now, nil, nil
     redis.call('HSET', META, id, cmsgpack.pack(meta))
     redis.call('ZADD', READY, meta[2] * 1099511627776 + sequence, id)
     redis.call('ZADD', AGES, sequence, id)

@@ -92,15 +92,17 @@ pub struct WorkItem {
 pub struct Unread {
     /// Why; of several of one kind the first.
     pub reason: ItemError,
+    /// The name of that one.
+    pub first: String,
     /// How many of that kind.
     pub count: u64,
 }
 
 impl Unread {
-    fn count(kinds: &mut Vec<Unread>, reason: &ItemError) {
+    fn count(kinds: &mut Vec<Unread>, reason: &ItemError, id: &str) {
         match kinds.iter_mut().find(|kind| discriminant(&kind.reason) == discriminant(reason)) {
             Some(kind) => kind.count += 1,
-            None => kinds.push(Unread { reason: reason.clone(), count: 1 }),
+            None => kinds.push(Unread { reason: reason.clone(), first: id.to_owned(), count: 1 }),
         }
     }
 }
@@ -198,8 +200,10 @@ impl ItemQueue {
 
     /// Leases up to `count` items for so long (five minutes at most; extend it), fewer where they are large ([`DEQUEUE_BYTES_MAX`]). What this process
     /// cannot read is given back for a minute and left out; a warning says so. That costs no attempt where it is signed with another key, or of a later
-    /// version: whoever can read it has them all, and where that is nobody its owner is told ([`Known::Unreadable`], by a worker with the owner's key). Of each partition those of the lowest priority number come first;
-    /// which partition does is chance. A partition that has fewer than are asked for takes back leases that ran out, up to 128, and is asked once more.
+    /// version: whoever can read it has them all, and where that is nobody its owner is told ([`Known::Unreadable`], by a worker with the owner's key).
+    /// What nobody has read for five days since costs one with each further lease, and is a dead letter once they are used up. Of each partition those of
+    /// the lowest priority number come first; which partition does is chance. A partition that has fewer than are asked for takes back leases that
+    /// ran out, up to 128, and is asked once more.
     ///
     /// With the first partition that does not answer it returns what it has, of which the time runs; while that is nothing it goes on to the others.
     /// Fails when nothing was leased and a partition did not answer, which can have something.
@@ -211,8 +215,8 @@ impl ItemQueue {
     pub async fn dequeue_and_unread(&self, count: usize, lease: Duration) -> Result<(Vec<WorkItem>, Vec<Unread>), QueueError> {
         let (mut items, mut unread) = (Vec::new(), Vec::new());
         let ended = self.lease_in_turn(count, lease, &mut items, &mut unread).await;
-        for Unread { reason, count } in &unread {
-            warn!(queue = self.queue.name(), %reason, count, "items of the queue that were leased cannot be read here: they are given back for a minute");
+        for Unread { reason, first, count } in &unread {
+            warn!(queue = self.queue.name(), first, %reason, count, "items of the queue that were leased cannot be read here: they are given back for a minute");
         }
         ended.map(|()| (items, unread))
     }
@@ -287,7 +291,7 @@ impl ItemQueue {
                     token,
                 }),
                 Err(reason) => {
-                    Unread::count(unread, &reason);
+                    Unread::count(unread, &reason, &id);
                     // Unheard, its lease runs out, and counts.
                     drop(self.queue.fail(&id, &token, unread_retry(&reason), &self.queue.unread(&reason)).await);
                 }
@@ -383,10 +387,10 @@ impl ItemQueue {
 const UNREAD_DELAY_MS: u64 = 60_000;
 
 /// What another key or a later version has made says nothing of the work: whose key is wrong nobody knows here, and a dead letter by a stranger's mistake
-/// would be its end. What is signed with this key and no item all the same is nobody's to do.
+/// would be its end. What nobody has read for days nobody will: it would wait for ever. What is signed with this key and no item all the same is nobody's to do.
 fn unread_retry(reason: &ItemError) -> Retry {
     match reason {
-        ItemError::NotOurs | ItemError::Newer => Retry::Free(UNREAD_DELAY_MS),
+        ItemError::NotOurs | ItemError::Newer => Retry::Unread(UNREAD_DELAY_MS),
         ItemError::Id(_) | ItemError::TooLarge(_) | ItemError::Damaged(_) => Retry::Counted(UNREAD_DELAY_MS),
     }
 }

@@ -38,7 +38,7 @@ mod statistics;
 
 pub use all_partitions::Tally;
 pub use answers::{Completed, Ending, Enqueued, Failed, Known, Leased, Retry, Swept};
-pub use dead_letters::{DeadLetter, DeadPage, Revived};
+pub use dead_letters::{DeadLetter, DeadPage, Purged, Revived};
 pub use statistics::QueueStats;
 
 use crowding::Crowding;
@@ -56,6 +56,8 @@ pub const LEASE_DATA_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const OUTCOME_KEPT: Duration = Duration::from_secs(31 * 24 * 3600);
 /// Ended items of one partition that some worker was leased and left, of which it is remembered whose they are after their owner has settled them.
 pub const PAST_MAX: u64 = 8192;
+/// What no worker could read for so long, since the first that could not, has each further look count ([`Retry::Unread`]).
+const UNREAD_MAX: Duration = Duration::from_secs(5 * 24 * 3600);
 /// The longest lease by time, as `cluster.lease_ttl` is bounded.
 pub(crate) const LEASE_MAX_MS: u64 = 300 * 1000;
 /// The longest text of a result (with its signature) or a reason, in bytes.
@@ -359,15 +361,17 @@ impl WorkQueue {
 
     /// Ends a lease without success.
     pub async fn fail(&self, id: &str, token: &str, retry: Retry, reason: &str) -> Result<Failed, QueueError> {
-        let (retries, delay, counts, cap) = match retry {
-            Retry::Never => ("0", 0, "1", 0),
-            Retry::Counted(delay) => ("1", delay, "1", 0),
-            Retry::Free(delay) => ("1", delay, "0", 0),
-            Retry::BackOff { base_ms, cap_ms } => ("1", base_ms, "1", cap_ms.max(1)),
+        let unread_max = UNREAD_MAX.as_millis().to_string();
+        let (retries, delay, counts, unread_max, cap) = match retry {
+            Retry::Never => ("0", 0, "1", "", 0),
+            Retry::Counted(delay) => ("1", delay, "1", "", 0),
+            Retry::Free(delay) => ("1", delay, "0", "", 0),
+            Retry::Unread(delay) => ("1", delay, "0", unread_max.as_str(), 0),
+            Retry::BackOff { base_ms, cap_ms } => ("1", base_ms, "1", "", cap_ms.max(1)),
         };
         let (delay, reason, dead_max) = (delay.to_string(), one_line(reason, RESULT_BYTES_MAX), self.bounds.dead_max.to_string());
         let (cap, chance) = (cap.to_string(), (random_u64() % 1024).to_string());
-        let args = [id, token, retries, &delay, counts, &reason, &dead_max, &cap, &chance].map(str::as_bytes);
+        let args = [id, token, retries, &delay, counts, &reason, &dead_max, unread_max, &cap, &chance].map(str::as_bytes);
         match number(self.run("queue_fail", self.partition(id), &args).await?)? {
             1 => Ok(Failed::Waits),
             2 => Ok(Failed::Dead),

@@ -160,8 +160,94 @@ fn work_that_a_worker_with_another_key_has_leased_has_all_its_attempts_and_its_o
         let flip = "local body = redis.call('HGET', KEYS[1], 'damaged') redis.call('HSET', KEYS[1], 'damaged', string.sub(body, 1, -2) .. string.char((string.byte(body, -1) + 1) % 256))";
         assert!(server.command(&format!("EVAL \"{flip}\" 1 {}", keys[8])).starts_with('$'));
         let (items, unread) = owner.dequeue_and_unread(9, LEASE).await.unwrap();
-        assert_eq!((items, unread), (Vec::new(), vec![Unread { reason: ItemError::NotOurs, count: 1 }]));
+        assert_eq!((items, unread), (Vec::new(), vec![Unread { reason: ItemError::NotOurs, first: "damaged".to_owned(), count: 1 }]));
         assert_eq!(owner.settle(&["damaged"]).await, [Ok(Known::Unreadable)]);
+    });
+}
+
+/// What was signed with a key that nobody has any more, or was damaged, went round for ever: it was no dead letter, and no command took it out.
+#[test]
+fn work_that_nobody_could_read_for_five_days_dies_by_counted_attempts_and_its_clock_begins_anew_with_who_could() {
+    let server = Server::start(Durability::None);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let (owner, stranger) = (queue(&server, "n1"), queue_with(&server, Scripts::shipped(), "n2", b"another"));
+        let keys = Keyspace::new("ringpost:test").unwrap().queue("report", owner.queue().partition("w"));
+        owner.enqueue(&[Work { max_attempts: 2, ..Work::new("w", "x") }]).await.unwrap();
+        let look = async || {
+            assert_eq!(stranger.dequeue_and_unread(9, LEASE).await.unwrap().1.len(), 1);
+            // What waits for a minute is due at once.
+            server.command(&format!("ZADD {} XX 1 w", keys[2]));
+        };
+        let attempts = |metas: &str| {
+            let script = "return cmsgpack.unpack(redis.call('HGET', KEYS[1], 'w'))[3]";
+            server.command(&format!("EVAL \"{script}\" 1 {metas}"))
+        };
+        // So many days pass.
+        let age = |days: f64| {
+            let script = "local meta = cmsgpack.unpack(redis.call('HGET', KEYS[1], 'w')) if not meta[16] then return 0 end \
+                          meta[16] = meta[16] - ARGV[1] redis.call('HSET', KEYS[1], 'w', cmsgpack.pack(meta)) return 1";
+            let ms = days * 24.0 * 3600.0 * 1000.0;
+            server.command(&format!("EVAL \"{script}\" 1 {} {ms:.0}", keys[7])).trim() == ":1"
+        };
+        assert!(!age(9.0), "of one that was never leased nobody knows who can read it");
+        look().await;
+        assert!(age(4.9));
+        look().await;
+        assert_eq!(attempts(&keys[7]).trim(), ":0", "not for so long");
+
+        let item = owner.dequeue(1, LEASE).await.unwrap().remove(0);
+        assert_eq!(owner.fail(&item, true, Duration::ZERO, "not now").await.unwrap(), Failed::Waits);
+        assert!(!age(9.0), "it was read");
+        look().await;
+        assert!(age(4.9));
+        let item = owner.dequeue(1, LEASE).await.unwrap().remove(0);
+        assert!(owner.extend_lease(&item.id, &item.token, Duration::ZERO).await.unwrap());
+        while owner.recover_expired_leases().await.unwrap().count == 0 {}
+        assert!(!age(9.0), "whoever went away with it may have read it");
+        assert_eq!(owner.queue().requeue(owner.queue().partition("w"), &["w"]).await.unwrap(), 1);
+
+        look().await;
+        assert!(age(5.0));
+        look().await;
+        assert_eq!((attempts(&keys[7]).trim(), owner.stats().await.unwrap().failed), (":1", 0), "the first that counts");
+        look().await;
+        let (letters, _) = owner.queue().dead_letters(9).await.unwrap();
+        assert_eq!((letters.len(), letters[0].attempts), (1, 2));
+        assert!(letters[0].reason.contains("not signed with this cluster's key"), "{}", letters[0].reason);
+
+        // With its key back it is work as before.
+        assert_eq!(owner.queue().requeue_all(&["w".to_owned()]).await.unwrap().count, 1);
+        look().await;
+        assert_eq!(attempts(&keys[7]).trim(), ":0", "five days anew");
+        assert_eq!(owner.dequeue(1, LEASE).await.unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn what_nobody_can_read_is_purged_by_its_name_and_work_that_waits_is_not() {
+    let server = Server::start(Durability::None);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let (owner, stranger) = (queue(&server, "n1"), queue_with(&server, Scripts::shipped(), "n2", b"another"));
+        owner.enqueue(&["unread", "waits", "leased", "dead"].map(|id| Work::new(id, "x"))).await.unwrap();
+        let mut items = owner.dequeue(9, LEASE).await.unwrap();
+        let mut end = async |id: &str, retry: bool| {
+            let item = items.remove(items.iter().position(|item| item.id == id).unwrap());
+            owner.fail(&item, retry, Duration::ZERO, "x").await.unwrap()
+        };
+        assert_eq!((end("dead", false).await, end("unread", true).await), (Failed::Dead, Failed::Waits));
+        assert_eq!(stranger.dequeue_and_unread(9, LEASE).await.unwrap().1[0].first, "unread");
+        assert_eq!(end("waits", true).await, Failed::Waits);
+        let named = ["unread", "waits", "leased", "dead", "none"].map(str::to_owned);
+        let none = Tally { count: 0, unread: 0, unanswered: Vec::new() };
+        assert_eq!(owner.queue().requeue_all(&named[..3]).await.unwrap(), none);
+        let purged = owner.queue().purge_all(&named).await.unwrap();
+        assert_eq!(purged, Tally { count: 2, unread: 1, ..none.clone() });
+        assert_eq!(owner.queue().purge_all(&named).await.unwrap(), none);
+        let known = owner.settle(&["unread", "waits", "leased", "dead"]).await;
+        assert_eq!(known, [Ok(Known::Unknown), Ok(Known::Waiting), Ok(Known::Leased), Ok(Known::Unknown)]);
+        let stats = owner.stats().await.unwrap();
+        assert_eq!((stats.pending, stats.scheduled, stats.processing, stats.failed, stats.total), (1, 1, 1, 0, 2));
+        assert_eq!(owner.enqueue(&[Work::new("unread", "x")]).await.unwrap(), [Enqueued::Added], "its place is free");
     });
 }
 
@@ -227,7 +313,8 @@ fn what_a_worker_with_another_key_has_leased_is_told_with_its_number() {
         let work: Vec<Work> = (0..20).map(|number| Work::new(format!("w{number}"), "x")).collect();
         owner.enqueue(&work).await.unwrap();
         let told = stranger.dequeue_and_unread(100, LEASE).await.unwrap();
-        assert_eq!(told, (Vec::new(), vec![Unread { reason: ItemError::NotOurs, count: 20 }]));
+        let (items, [Unread { reason: ItemError::NotOurs, first, count: 20 }]) = (told.0, &told.1[..]) else { panic!("{:?}", told.1) };
+        assert!(items.is_empty() && work.iter().any(|work| work.id == *first), "{first}");
         // All wait for a minute now.
         assert_eq!(stranger.dequeue_and_unread(100, LEASE).await.unwrap(), (Vec::new(), Vec::new()));
     });
@@ -472,7 +559,7 @@ fn with_a_partition_that_does_not_answer_the_others_are_leased_recovered_and_see
         let named: Vec<String> = work[..10].iter().map(|work| work.id.clone()).collect();
         let named_there = named.iter().filter(|id| queue.partition(id) != AWAY).count();
         assert_eq!(queue.requeue_all(&named).await.unwrap().count, named_there as u64);
-        let rest = Tally { count: (there - named_there) as u64, unanswered: vec![AWAY] };
+        let rest = Tally { count: (there - named_there) as u64, unread: 0, unanswered: vec![AWAY] };
         assert_eq!(queue.purge_all(&[]).await.unwrap(), rest);
         (0..8).for_each(damage);
         assert!(queue.requeue_all(&[]).await.is_err() && queue.purge_all(&named).await.is_err());

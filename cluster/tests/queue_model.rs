@@ -15,7 +15,7 @@ use ringpost_cluster::{
     script::Scripts,
     valkey::Valkey,
     work_item::NewItem,
-    work_queue::{Completed, Ending, Enqueued, Failed, Known, QueueBounds, Retry, Swept, WorkQueue},
+    work_queue::{Completed, Ending, Enqueued, Failed, Known, Purged, QueueBounds, Retry, Swept, WorkQueue},
 };
 use ringpost_valkey_server::{Durability, Server};
 
@@ -146,7 +146,7 @@ fn what_was_purged_or_is_offered_again_remembers_who_may_come_for_it() {
         queue.enqueue(0, &[NewItem { max_attempts: 1, ..item("purged") }]).await.unwrap();
         let left = lease(1).await;
         while queue.recover(0, 0).await.unwrap().died == 0 {}
-        assert_eq!(queue.purge(0, &["purged"]).await.unwrap(), 1);
+        assert_eq!(queue.purge(0, &["purged"]).await.unwrap(), Purged { letters: 1, unread: 0 });
         assert_eq!(complete("purged", &left).await, Completed::Unproven, "its owner may offer it again");
         assert_eq!(queue.enqueue(0, &[item("purged")]).await.unwrap().1, [Enqueued::Added]);
         ends("purged").await;

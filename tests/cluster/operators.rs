@@ -179,11 +179,18 @@ fn work_that_a_node_with_another_key_leases_is_told_and_logged() {
     wait_for("Valkey", || (queue(0, &["enqueue", "w1", "the data"]).0 == 0).then_some(()));
     let (code, output, errors) = wait_for("Valkey", || Some(queue(1, &["lease"])).filter(|(code, ..)| *code != 69));
     assert!(code == 1 && output.is_empty(), "{code} {output}");
-    assert!(errors.contains("1: the item is not signed with this cluster's key") && errors.contains("cluster.key_file"), "{errors}");
+    assert!(
+        errors.contains("1: the item is not signed with this cluster's key, such as w1") && errors.contains("cluster.key_file"),
+        "{errors}"
+    );
     wait_for("the log's word", || rig.nodes[1].has_logged("items of the queue that were leased cannot be read here"));
     // It waits now, and there is nothing else.
     let (code, _, errors) = queue(1, &["lease"]);
     assert_eq!((code, errors.as_str()), (1, ""));
+    // By its name, which was told, it goes, and nobody has read it.
+    let (code, output, errors) = queue(0, &["purge", "w1"]);
+    assert!(code == 0 && output.starts_with("1 done; ") && output.ends_with("removed unread: 1\n"), "{code} {output} {errors}");
+    assert_eq!(queue(0, &["purge", "w1"]).0, 1);
 }
 
 /// A name that is none, and a Valkey that is away, ended a command as a queue did that is empty: scripts could tell none from another.

@@ -2,16 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DeadLetter, IDS_PER_CALL, QueueError, WorkQueue};
+use super::{DeadLetter, IDS_PER_CALL, Purged, QueueError, WorkQueue};
 
 /// What came of it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Tally {
     /// Items that it was done with, also in partitions that failed later.
     pub count: u64,
+    /// Of them those that were no dead letters, but waited for somebody who can read them: see [`WorkQueue::purge`].
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub unread: u64,
     /// Partitions that did not answer, or not to the end: something of them may be left as it was.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unanswered: Vec<u16>,
+}
+
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The same while it is under way.
@@ -55,7 +62,7 @@ impl WorkQueue {
         self.decide_all(ids, Fate::Requeue).await
     }
 
-    /// Removes dead letters, by an operator's word: those named, or all where none is. Fails when no partition that is asked answers.
+    /// Removes dead letters, by an operator's word: those named, with what of them waits and nobody can read, or all where none is. Fails when no partition that is asked answers.
     pub async fn purge_all(&self, ids: &[String]) -> Result<Tally, QueueError> {
         self.decide_all(ids, Fate::Purge).await
     }
@@ -65,21 +72,20 @@ impl WorkQueue {
         for partition in 0..self.bounds.partitions {
             let here: Vec<&str> = ids.iter().map(String::as_str).filter(|id| self.partition(id) == partition).collect();
             let answer = if ids.is_empty() {
-                self.decide_each(partition, fate, &mut asked.tally.count).await
+                self.decide_each(partition, fate, &mut asked.tally).await
             } else if here.is_empty() {
                 continue;
             } else {
-                self.decide_named(partition, &here, fate, &mut asked.tally.count).await
+                self.decide_named(partition, &here, fate, &mut asked.tally).await
             };
             asked.heard(partition, answer);
         }
         asked.ended()
     }
 
-    async fn decide_each(&self, partition: u16, fate: Fate, count: &mut u64) -> Result<(), QueueError> {
+    async fn decide_each(&self, partition: u16, fate: Fate, tally: &mut Tally) -> Result<(), QueueError> {
         loop {
-            let moved = self.decide(partition, &[], fate).await?;
-            *count += moved;
+            let moved = self.decide(partition, &[], fate, tally).await?;
             // Behind those that cannot be read, which leave the queue, are others.
             let is_over = moved == 0 && !(matches!(fate, Fate::Requeue) && self.dead_page(partition, 0, 1).await?.places > 0);
             if is_over {
@@ -88,18 +94,22 @@ impl WorkQueue {
         }
     }
 
-    async fn decide_named(&self, partition: u16, ids: &[&str], fate: Fate, count: &mut u64) -> Result<(), QueueError> {
+    async fn decide_named(&self, partition: u16, ids: &[&str], fate: Fate, tally: &mut Tally) -> Result<(), QueueError> {
         for ids in ids.chunks(IDS_PER_CALL) {
-            *count += self.decide(partition, ids, fate).await?;
+            self.decide(partition, ids, fate, tally).await?;
         }
         Ok(())
     }
 
-    async fn decide(&self, partition: u16, ids: &[&str], fate: Fate) -> Result<u64, QueueError> {
-        match fate {
-            Fate::Requeue => self.requeue(partition, ids).await,
-            Fate::Purge => self.purge(partition, ids).await,
-        }
+    /// Returns how many there were, which are counted by then.
+    async fn decide(&self, partition: u16, ids: &[&str], fate: Fate, tally: &mut Tally) -> Result<u64, QueueError> {
+        let Purged { letters, unread } = match fate {
+            Fate::Requeue => Purged { letters: self.requeue(partition, ids).await?, unread: 0 },
+            Fate::Purge => self.purge(partition, ids).await?,
+        };
+        tally.count += letters + unread;
+        tally.unread += unread;
+        Ok(letters + unread)
     }
 
     /// Takes back leases that ran out, up to 128 in each partition. Fails when none answers.

@@ -102,6 +102,9 @@ pub enum Retry {
         /// At most; at least 1.
         cap_ms: u64,
     },
+    /// After so many milliseconds; this worker cannot read it. It counts once five days have passed in which every worker that gave it back said so,
+    /// and [`WorkQueue::purge`](super::WorkQueue::purge) takes it out by name.
+    Unread(u64),
 }
 
 /// What a sweep of one partition came to.

@@ -2,12 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(doc)]
+use super::Retry;
 use super::{IDS_PER_CALL, QueueError, WorkQueue};
-use crate::{
-    identity::Epoch,
-    reply::{Reply, number},
-    valkey_error::ValkeyError,
-};
+use crate::{identity::Epoch, reply::Reply, valkey_error::ValkeyError};
 
 /// The first wait of a dead letter that nobody owns any more, and the longest: each is as long as all that was before.
 const REVIVAL_WAIT_MS: (u64, u64) = (5 * 60 * 1000, 80 * 60 * 1000);
@@ -63,6 +61,15 @@ pub struct Revived {
     pub requeued: u64,
     /// They stay.
     pub left: u64,
+}
+
+/// What an operator's word removed from a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Purged {
+    /// Dead letters.
+    pub letters: u64,
+    /// Items that waited, and that no worker could read.
+    pub unread: u64,
 }
 
 impl WorkQueue {
@@ -128,10 +135,11 @@ impl WorkQueue {
         Ok(moved)
     }
 
-    /// Removes dead letters, by an operator's word: those named (up to [`IDS_PER_CALL`]), or the oldest 128. Returns how many.
-    pub async fn purge(&self, partition: u16, ids: &[&str]) -> Result<u64, QueueError> {
-        let removed = number(self.with_ids("queue_purge", partition, &[], ids).await?)?;
-        Ok(u64::try_from(removed).unwrap_or(0))
+    /// Removes dead letters, by an operator's word: those named (up to [`IDS_PER_CALL`]), or the oldest 128. Those named go too where they wait, and the
+    /// last that leased them could not read them ([`Retry::Unread`]).
+    pub async fn purge(&self, partition: u16, ids: &[&str]) -> Result<Purged, QueueError> {
+        let mut reply = Reply::new(self.with_ids("queue_purge", partition, &[], ids).await?)?;
+        Ok(Purged { letters: reply.count()?, unread: reply.count()? })
     }
 
     /// Removes dead letters that leaders have watched for `kept_ms`, of up to 128 from `offset` on. A leader's chore: what a partition is looked at less

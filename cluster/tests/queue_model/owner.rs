@@ -2,7 +2,7 @@
 
 use ringpost_cluster::{
     work_item::NewItem,
-    work_queue::{Completed, Enqueued, Known},
+    work_queue::{Completed, Enqueued, Known, Purged},
 };
 
 use super::{HOUR_MS, Item, OWNER, State, WORKERS, World, text};
@@ -98,7 +98,7 @@ impl World {
         let Some(id) = self.random.pick(&dead) else { return Ok(()) };
         if self.random.below(2) == 0 {
             let removed = self.queues[0].purge(0, &[&id]).await.map_err(text)?;
-            ensure!(removed == 1, "purge {id}: {removed}");
+            ensure!(removed == Purged { letters: 1, unread: 0 }, "purge {id}: {removed:?}");
             self.ended(&id, "");
             self.items.remove(&id);
             self.ledger.remove(&id);
