@@ -50,6 +50,7 @@ use unread::Unread;
 use walks::Walks;
 
 pub use bounds::OfferBounds;
+pub use kept::RecallWait;
 pub use todo::{Recall, Sending, Todo};
 
 /// How the completer's word begins that gives an item back to its own owner.

@@ -8,7 +8,7 @@ use std::{
 
 use ringpost_cluster::{
     boot_time::BootTime,
-    offer::{NotCarried, Recall, Sending, Todo},
+    offer::{NotCarried, Recall, RecallWait, Sending, Todo},
     valkey_error::ValkeyError,
     work_item::NewItem,
     work_queue::{ITEMS_PER_CALL, QueueError},
@@ -191,11 +191,10 @@ impl Driver {
         }
     }
 
-    /// Waits while much is on its way back. Not for ever: a partition that answers and refuses what it is asked keeps what it has, and the others are not to
-    /// wait for that.
+    /// Waits while much is on its way back, as long as any of it moves.
     async fn room_for_recalls(&self) {
-        let began = BootTime::now();
-        while !self.offers().takes_recalls() && BootTime::now().since(began) < TICK {
+        let mut wait = RecallWait::new(&self.offers(), BootTime::now());
+        while !wait.is_over(&self.offers(), BootTime::now()) {
             sleep(ROOM_LOOKED_FOR).await;
         }
     }

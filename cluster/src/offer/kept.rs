@@ -2,6 +2,7 @@
 //! long queue, of which most never was there, so only a part of it is seen to at a time; the rest waits in its shards.
 
 use super::{Offers, State, items::Counts};
+use crate::boot_time::BootTime;
 
 /// So much is on its way out of the queue, with some 300 bytes each, and two calls for each 128 of them.
 const KEPT_MAX: usize = 4096;
@@ -10,16 +11,45 @@ const RECALLED_MAX: usize = 4096;
 /// Together with what is out and looked for once more, with the next round: 15 MB.
 const PARTED_MAX: usize = 50_000;
 
+/// A shard's wait until it may tell of more that it wants back. It goes on while anything moves, and ends behind two rounds in which nothing has: a
+/// partition that answers and refuses what it is asked keeps what it has, and the others are not to wait for that.
+#[derive(Clone, Copy, Debug)]
+pub struct RecallWait {
+    /// What was on its way and what was out, when it was looked at last.
+    seen: (usize, usize),
+    changed_at: BootTime,
+}
+
+impl RecallWait {
+    /// From now on.
+    pub fn new(offers: &Offers, now: BootTime) -> RecallWait {
+        RecallWait { seen: offers.on_the_way_back(), changed_at: now }
+    }
+
+    /// Whether it is over, by one more look.
+    pub fn is_over(&mut self, offers: &Offers, now: BootTime) -> bool {
+        if self.seen != offers.on_the_way_back() {
+            *self = RecallWait::new(offers, now);
+        }
+        offers.takes_recalls() || now.since(self.changed_at) >= 2 * offers.bounds.reconcile_every
+    }
+}
+
 impl Offers {
     /// Whether shards are to tell of more such mail.
     pub fn takes_kept(&self) -> bool {
         self.items.counts().back < KEPT_MAX
     }
 
+    fn on_the_way_back(&self) -> (usize, usize) {
+        let Counts { recalled, parted, .. } = self.items.counts();
+        (recalled, parted)
+    }
+
     /// Whether shards are to tell of more that they want back: after a drain that was cut short that is all mail of a long queue, of which most never was
     /// there. With Valkey away what is out by that is delivered, however much of it is to be looked for later.
     pub fn takes_recalls(&self) -> bool {
-        let Counts { recalled, parted, .. } = self.items.counts();
+        let (recalled, parted) = self.on_the_way_back();
         recalled < RECALLED_MAX && (self.outages.any() || recalled + parted < PARTED_MAX)
     }
 
@@ -38,7 +68,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        boot_time::BootTime,
         offer::{Todo, sample_bounds::SAMPLE_BOUNDS},
         work_queue::{Enqueued, ITEMS_PER_CALL, Known},
     };
@@ -74,6 +103,51 @@ mod tests {
         }
         assert_eq!((told, out), (WANTED, WANTED), "each once");
         assert!(most <= PARTED_MAX + 512, "{most}");
+    }
+
+    /// Half a second without room was waited for, and a round of so much lasts for some seconds, after up to ten until it begins: each shard told of 512 more
+    /// each half second.
+    #[test]
+    fn shards_tell_of_no_more_than_the_bound_while_a_round_lasts() {
+        const WANTED: usize = 60_000;
+        const SHARDS: usize = 4;
+        let mut offers = Offers::new(SAMPLE_BOUNDS, true, at(0));
+        let (mut told, mut out, mut most, mut now) = (0, 0, 0, at(1));
+        let mut waits = [RecallWait::new(&offers, now); SHARDS];
+        while out < WANTED {
+            for wait in &mut waits {
+                if told < WANTED && wait.is_over(&offers, now) {
+                    (told..(told + 512).min(WANTED)).for_each(|number| offers.recalled(&format!("wanted-{number}")));
+                    told = (told + 512).min(WANTED);
+                    *wait = RecallWait::new(&offers, now);
+                }
+            }
+            most = most.max(offers.items.len());
+            match offers.poll(now) {
+                Some(Todo::Withdraw(ids)) => ids.iter().for_each(|id| offers.withdrawn(id, true)),
+                Some(Todo::Ask(ids)) => ids.iter().for_each(|id| offers.known(id, &Known::Unknown, now)),
+                Some(Todo::Tell(answers)) => out += answers.len(),
+                None => {}
+                other => panic!("{other:?} with {out} out"),
+            }
+            // Of each call, or until the next look.
+            now = now + Duration::from_millis(20);
+        }
+        assert!(most <= PARTED_MAX + SHARDS * 512, "{most}");
+    }
+
+    /// Where a partition refuses what it is asked nothing moves.
+    #[test]
+    fn a_wait_for_room_ends_behind_two_rounds_without_change() {
+        let mut offers = Offers::new(SAMPLE_BOUNDS, true, at(0));
+        (0..RECALLED_MAX).for_each(|number| offers.recalled(&format!("wanted-{number}")));
+        let mut wait = RecallWait::new(&offers, at(1));
+        assert!([1, 11, 20].iter().all(|now| !wait.is_over(&offers, at(*now))));
+        // One more, of another shard that waited no longer.
+        offers.recalled("another");
+        assert!(!wait.is_over(&offers, at(20)) && !wait.is_over(&offers, at(39)) && wait.is_over(&offers, at(40)));
+        // With room there is nothing to wait for.
+        assert!(RecallWait::new(&Offers::new(SAMPLE_BOUNDS, true, at(0)), at(1)).is_over(&Offers::new(SAMPLE_BOUNDS, true, at(0)), at(1)));
     }
 
     /// With Valkey away for long nothing is looked for, and mail goes all the same.
