@@ -209,10 +209,13 @@ impl OfferMark {
 
     /// What it says.
     pub fn read(&self) -> io::Result<Noted> {
+        Ok(self.text()?.map_or(Noted::Nothing, |text| Offering::parse(&text).map_or(Noted::Unnamed, Noted::Offered)))
+    }
+
+    fn text(&self) -> io::Result<Option<String>> {
         match fs::read_to_string(&self.path) {
-            Ok(text) => Ok(Offering::parse(&text).map_or(Noted::Unnamed, Noted::Offered)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Noted::Nothing),
-            Err(error) => Err(error),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            text => text.map(Some),
         }
     }
 
@@ -236,13 +239,15 @@ impl OfferMark {
         ))
     }
 
-    /// Durable when it returns: before the first mail is offered.
+    /// Durable when it returns: before the first mail is offered. What an earlier version wrote is replaced, also where it means the same here: that
+    /// version may have another meaning for what it does not say.
     pub fn set(&self, offering: &Offering) -> io::Result<()> {
-        if self.read()? == Noted::Offered(offering.clone()) {
+        let text = offering.text();
+        if self.text()?.is_some_and(|noted| noted == text) {
             return Ok(());
         }
         make_folder(self.path.parent().expect("it is in a folder"))?;
-        replace(&self.path, offering.text().as_bytes())
+        replace(&self.path, text.as_bytes())
     }
 
     /// Nothing is there any more. If that is not durable the next start looks once more.
@@ -350,6 +355,20 @@ mod tests {
         assert_eq!((mark.read().unwrap(), mark.was_drained()), (Noted::Offered(Offering { drained: true, ..offering(7) }), true));
         mark.set(&offering(7)).unwrap();
         assert!(!mark.was_drained(), "said by this version");
+    }
+
+    /// A drain that began under such a mark wrote nothing, as it meant the same: whoever went back to that version then had what was tried delivered at once,
+    /// since there it means that nothing was emptied.
+    #[test]
+    fn a_mark_that_does_not_say_that_the_node_was_emptied_is_written_anew_with_a_drain() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mark, file) = (OfferMark::new(folder.path().join("cluster")), folder.path().join("cluster/offers"));
+        let drained = Offering { drained: true, ..offering(7) };
+        mark.set(&drained).unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.strip_suffix("drained\n").expect("it says so")).unwrap();
+        mark.set(&drained).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), text);
     }
 
     #[test]
