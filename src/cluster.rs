@@ -13,6 +13,7 @@ use std::{
 use ringpost_cluster::{
     agent::Agent,
     boot_time::BootTime,
+    config_watch::NotApplied,
     control_plane::ControlPlane,
     handle::ClusterHandle,
     identity::{Epoch, Incarnation, Leadership, NodeId, Role},
@@ -358,7 +359,7 @@ impl Surroundings for LocalNode {
         })
     }
 
-    fn apply(&self, _version: u64, text: String) -> Boxed<Result<(), String>> {
+    fn apply(&self, _version: u64, text: String) -> Boxed<Result<(), NotApplied>> {
         let reloader = self.reloader.clone();
         Box::pin(async move { reloader.push(text).await })
     }

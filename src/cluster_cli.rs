@@ -211,8 +211,9 @@ fn nodes(socket: &Path, output: Output) -> ExitCode {
             say(&format!("{:>20}as it was known at {}: Valkey does not say more", "", time_text(since)));
         }
         if node["config_refused"].is_object() {
+            let does = if node["config_refused"]["waits"] == true { "waits to take over" } else { "refuses" };
             say(&format!(
-                "{:>20}refuses config {}: {}",
+                "{:>20}{does} config {}: {}",
                 "",
                 field(&node["config_refused"], "version"),
                 field(&node["config_refused"], "reason")
@@ -285,6 +286,9 @@ fn config(socket: &Path, call: ConfigCommand) -> ExitCode {
                 field(version, "author"),
                 version["at"].as_u64().map_or_else(|| "-".to_owned(), time_text)
             ));
+            for waiting in version["waiting"].as_array().into_iter().flatten() {
+                say(&format!("{:>9}{} waits to take it over, and tries again: {}", "", field(waiting, "node"), field(waiting, "reason")));
+            }
         }),
         ConfigCommand::Show { number, output } => show(socket, ClusterCall::ConfigShow { version: number }, output, |found| {
             if let Some(text) = found["text"].as_str() {

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use ringpost_cluster::{control_plane::ConfigVersion, valkey::Valkey, valkey_error::ValkeyError, work_queue::QueueError};
+use ringpost_cluster::{
+    control_plane::ConfigVersion, membership::NodeView, valkey::Valkey, valkey_error::ValkeyError, work_queue::QueueError,
+};
 use ringpost_config::CONFIG_POLL;
 use serde_json::Value;
 
@@ -79,11 +81,15 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
             let (current, history) = control.config_history().await.map_err(failed)?;
             // The leader's account may be missing: the versions are there without it.
             let rollout = control.read_rollout().await.unwrap_or_default();
-            let rollout = versions(&rollout);
+            let (rollout, nodes) = (versions(&rollout), cluster.handle.nodes_now());
             let line = |config: &ConfigVersion| {
                 let mut value = json(config);
                 value["nodes"] = json(rollout.get(&config.version).map_or(&[][..], Vec::as_slice));
                 value["current"] = Value::Bool(config.version == current);
+                let waiting = waiting_for(config.version, &nodes);
+                if !waiting.is_empty() {
+                    value["waiting"] = Value::Array(waiting);
+                }
                 value
             };
             Ok(history.iter().map(line).collect())
@@ -127,6 +133,15 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
 fn not_answered(valkey: &Valkey, error: &ValkeyError) -> NotDone {
     let reason = format!("{}: {error}", valkey.target());
     if error.is_away() { NotDone::Unavailable(reason) } else { NotDone::Refused(reason) }
+}
+
+/// The nodes that cannot take a version now and try again, with why.
+fn waiting_for(version: u64, nodes: &[NodeView]) -> Vec<Value> {
+    let waiting = |node: &NodeView| {
+        let refused = node.config_refused.as_ref().filter(|refused| refused.waits && refused.version == version)?;
+        Some(serde_json::json!({ "node": node.id, "reason": refused.reason }))
+    };
+    nodes.iter().filter_map(waiting).collect()
 }
 
 /// The nodes that run each version, by the leader's account.

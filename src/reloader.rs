@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use ringpost_cluster::config_watch::NotApplied;
 use ringpost_config::{Config, ConfigError, Difference};
 use ringpost_engine::{
     control::{Answer, Command},
@@ -154,7 +155,7 @@ impl Reloader {
                 restart.push(CONTENT_MAX.to_owned());
             }
         }
-        self.swap(&config, &running).await?;
+        self.swap(&config, &running).await.map_err(NotApplied::into_reason)?;
         self.warn_of(&config, &running);
         {
             let mut in_force = self.in_force();
@@ -201,13 +202,13 @@ impl Reloader {
     }
 
     /// Runs with this pushed config from now on, or says why nothing was changed: all of it or nothing.
-    pub async fn push(&self, pushed: String) -> Result<(), String> {
+    pub async fn push(&self, pushed: String) -> Result<(), NotApplied> {
         let _turn = self.turn.lock().await;
         let (own, old, running) = {
             let in_force = self.in_force();
             (in_force.own.clone(), in_force.pushed.clone(), in_force.config.clone())
         };
-        let new = self.pushed_over(&own, &old, &pushed)?;
+        let new = self.pushed_over(&own, &old, &pushed).map_err(NotApplied::Unfit)?;
         let config = Arc::new(running.taking_over(&new));
         self.swap(&config, &running).await?;
         self.warn_of(&config, &running);
@@ -224,17 +225,23 @@ impl Reloader {
 
     /// All shards at once, which takes each a moment, so what this says is what is in force. Where one refuses, those that had taken the
     /// new settings get back the `running` ones; no mail has moved yet, and what came meanwhile follows.
-    async fn swap(&self, config: &Arc<Config>, running: &Arc<Config>) -> Result<(), String> {
+    async fn swap(&self, config: &Arc<Config>, running: &Arc<Config>) -> Result<(), NotApplied> {
         let (mut taken, mut refused) = (Vec::new(), None);
         for (shard, asked) in self.shards.iter().zip(ask_all(&self.shards, &Command::Reload(config.clone()))) {
             match failure_of(asked.await) {
-                Some(reason) => refused = Some(reason),
+                Some(why) => refused = Some(graver(refused, why)),
                 None => taken.push(shard.clone()),
             }
         }
+        if let Some(why) = &refused
+            && taken.is_empty()
+        {
+            // Nothing was changed anywhere, and what an earlier change waits for it goes on to wait for.
+            return Err(why.clone());
+        }
         if refused.is_some() {
             for asked in ask_all(&taken, &Command::Reload(running.clone())) {
-                if let Some(reason) = failure_of(asked.await) {
+                if let Some(reason) = failure_of(asked.await).map(NotApplied::into_reason) {
                     error!(reason, "a shard could not go back to the settings before: it runs with others than the rest");
                 }
             }
@@ -256,7 +263,7 @@ impl Reloader {
                 match answer.await {
                     Ok(Ok(Answer::Followed { moved, held })) => all = (all.0 + moved, all.1 + held),
                     other => {
-                        if let Some(reason) = failure_of(other) {
+                        if let Some(reason) = failure_of(other).map(NotApplied::into_reason) {
                             warn!(reason, "queued mail does not follow the new routes");
                         }
                     }
@@ -268,12 +275,21 @@ impl Reloader {
 }
 
 /// Why a shard did not do what it was asked for, if so.
-fn failure_of(answer: Result<Result<Answer, ShardGone>, JoinError>) -> Option<String> {
+fn failure_of(answer: Result<Result<Answer, ShardGone>, JoinError>) -> Option<NotApplied> {
     match answer {
-        Ok(Ok(Answer::Failed(reason))) => Some(reason),
+        Ok(Ok(Answer::Failed(reason))) => Some(NotApplied::Unfit(reason)),
+        Ok(Ok(Answer::NotNow(reason))) => Some(NotApplied::NotNow(reason)),
         Ok(Ok(_)) => None,
-        Ok(Err(gone)) => Some(gone.to_string()),
-        Err(reason) => Some(reason.to_string()),
+        Ok(Err(gone)) => Some(NotApplied::Unfit(gone.to_string())),
+        Err(reason) => Some(NotApplied::Unfit(reason.to_string())),
+    }
+}
+
+/// What one shard does not take however long it is waited for is waited for at no other.
+fn graver(earlier: Option<NotApplied>, why: NotApplied) -> NotApplied {
+    match earlier {
+        Some(unfit @ NotApplied::Unfit(_)) => unfit,
+        _ => why,
     }
 }
 
@@ -415,6 +431,27 @@ mod tests {
             // It has begun, and goes on while the next one comes.
             assert!(matches!(asked(&mut shards[0]).await.command, Command::FollowRoutes));
         }
+    }
+
+    /// It was taken for a version that does not go with the node, which is not tried again.
+    #[tokio::test]
+    async fn what_shards_cannot_take_now_is_told_from_what_they_never_take() {
+        let (not_now, never) = (|| Answer::NotNow("not now".to_owned()), || Answer::Failed("never".to_owned()));
+        let told = async |answers: [Answer; 2]| {
+            let (_folder, reloader, mut shards) = node(2);
+            let push = tokio::spawn(async move { reloader.push(PUSHED.to_owned()).await });
+            for (shard, answer) in shards.iter_mut().zip(answers) {
+                asked_to_reload(shard).await.1(answer);
+            }
+            (push.await.unwrap().unwrap_err(), shards)
+        };
+        for answers in [[not_now(), never()], [never(), not_now()]] {
+            assert_eq!(told(answers).await.0, NotApplied::Unfit("never".to_owned()));
+        }
+        let (why, mut shards) = told([not_now(), not_now()]).await;
+        assert_eq!(why, NotApplied::NotNow("not now".to_owned()));
+        // Where it is tried again and again each try left a call behind that waits for connections to end.
+        assert!(shards.iter_mut().all(|shard| shard.take().is_none()), "nothing was changed, and nothing is to be settled");
     }
 
     #[tokio::test]

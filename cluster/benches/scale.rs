@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 use ringpost_cluster::agent::Agent;
+use ringpost_cluster::config_watch::NotApplied;
 use ringpost_cluster::control_plane::{ControlPlane, Published};
 use ringpost_cluster::handle::ClusterHandle;
 use ringpost_cluster::identity::{Epoch, Incarnation, Leadership, Role};
@@ -174,7 +175,7 @@ impl Surroundings for NoMail {
         Box::pin(async { LocalState { connections: 10, queue_depth: 100, progress: vec![1; 4], ..LocalState::default() } })
     }
 
-    fn apply(&self, _version: u64, _text: String) -> Boxed<Result<(), String>> {
+    fn apply(&self, _version: u64, _text: String) -> Boxed<Result<(), NotApplied>> {
         Box::pin(async { Ok(()) })
     }
 

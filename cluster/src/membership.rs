@@ -97,6 +97,13 @@ pub struct ConfigRefused {
     pub version: u64,
     /// Why, as for `ringpost check`.
     pub reason: String,
+    /// It passes by itself: the node tries again until it has taken this version, or another is current.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub waits: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// How a node is.

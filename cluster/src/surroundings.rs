@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, future::Future, path::PathBuf, pin::Pin, time::Duration};
 
 use crate::{
-    config_watch::ConfigWatch,
+    config_watch::{ConfigWatch, NotApplied},
     handle::Known,
     identity::{Epoch, Incarnation, Leadership, Role},
     membership::{NodeRecord, RECORD_BYTES_MAX},
@@ -124,7 +124,7 @@ pub trait Surroundings: Send + Sync + 'static {
     /// How the node is. Within a second, whatever the shards do.
     fn observe(&self) -> Boxed<LocalState>;
     /// Runs with this pushed config from now on, or says why not and changes nothing.
-    fn apply(&self, version: u64, text: String) -> Boxed<Result<(), String>>;
+    fn apply(&self, version: u64, text: String) -> Boxed<Result<(), NotApplied>>;
     /// What this node does as the leader beside the agent's own chores: idempotent, each effect fenced by the epoch. Answers how much
     /// was done, or the higher epoch that refused it.
     fn chores(&self, leadership: Leadership) -> Boxed<Result<Result<u64, Epoch>, ValkeyError>>;

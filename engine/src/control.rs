@@ -478,6 +478,8 @@ pub enum Answer {
     Done,
     /// It could not be done; a sentence for the operator.
     Failed(String),
+    /// The same, of what passes by itself: asked again later it may be done.
+    NotNow(String),
 }
 
 /// A queued message as `queue ls --json` prints it.

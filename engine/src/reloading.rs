@@ -3,7 +3,7 @@
 use std::{future::poll_fn, rc::Rc, sync::Arc};
 
 use ringpost_config::Config;
-use ringpost_queue::Filter;
+use ringpost_queue::{Filter, RouteError};
 
 use crate::{control::Answer, priority::Priorities, queue_walk::QueueWalk, routes::routes_of, shard::Shard};
 
@@ -14,9 +14,9 @@ const LOOKS_PER_TURN: usize = 512;
 const DESTINATIONS_PER_TURN: usize = 1024;
 
 /// Swaps the settings; [`follow_routes`] is next. No session ends, no attempt is cut off. Err: nothing was changed, and why. One at a time.
-pub(crate) async fn swap(shard: &Rc<Shard>, config: Arc<Config>) -> Result<(), String> {
+pub(crate) async fn swap(shard: &Rc<Shard>, config: Arc<Config>) -> Result<(), RouteError> {
     let now = shard.now_ms();
-    shard.queue.borrow_mut().begin_routes(routes_of(&config), now).map_err(|reason| format!("route: {reason}"))?;
+    shard.queue.borrow_mut().begin_routes(routes_of(&config), now)?;
     shard.pool.begin_change();
     reconfigure_all(shard).await;
     let elsewhere;
@@ -33,6 +33,16 @@ pub(crate) async fn swap(shard: &Rc<Shard>, config: Arc<Config>) -> Result<(), S
     // Idle connections look at how long they stay.
     shard.wake_life();
     Ok(())
+}
+
+/// What is said of settings that were not taken.
+pub(crate) fn refusal(error: RouteError) -> Answer {
+    let reason = format!("route: {error}");
+    match error {
+        RouteError::ChangingOver => Answer::NotNow(reason),
+        // Places of routes that are gone are free with a restart, which tries what was refused anew.
+        RouteError::TooMany | RouteError::Twice(_) | RouteError::Pattern(_) | RouteError::Hosts(_) => Answer::Failed(reason),
+    }
 }
 
 /// All destinations go by what their routes say now. Those that are made meanwhile do so from the start.
@@ -110,4 +120,21 @@ pub(crate) async fn settle_limits(shard: &Rc<Shard>, change: u64) {
     elsewhere.into_iter().for_each(|dispatch| shard.attempt_abandoned(dispatch));
     shard.pool.end_shrinking();
     shard.delivery.kick();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_passes_by_itself_is_to_be_tried_again() {
+        assert!(
+            matches!(refusal(RouteError::ChangingOver), Answer::NotNow(reason) if reason.starts_with("route: connections of earlier limits"))
+        );
+        for error in
+            [RouteError::TooMany, RouteError::Twice("*".to_owned()), RouteError::Pattern("?".to_owned()), RouteError::Hosts("*".to_owned())]
+        {
+            assert!(matches!(refusal(error.clone()), Answer::Failed(reason) if reason == format!("route: {error}")));
+        }
+    }
 }

@@ -97,7 +97,7 @@ fn has_task_of_its_own(shard: &Shard, command: &Command) -> bool {
 async fn take_time(shard: &Rc<Shard>, command: Command) -> Answer {
     match command {
         Command::Change(order) => steering::steer(shard, order).await,
-        Command::Reload(config) => reloading::swap(shard, config).await.map_or_else(Answer::Failed, |()| Answer::Done),
+        Command::Reload(config) => reloading::swap(shard, config).await.map_or_else(reloading::refusal, |()| Answer::Done),
         Command::SettleLimits(change) => {
             reloading::settle_limits(shard, change).await;
             Answer::Done

@@ -1,5 +1,13 @@
 //! Pushed settings: routes and limits that running nodes take over, with the node's own file changing beside them, and how soon.
 
+use std::{
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
 use super::*;
 
 /// Pushes a text through one node: code, output, errors.
@@ -34,6 +42,97 @@ impl Node {
         let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         (output.status.code().unwrap_or(-1), text)
     }
+}
+
+/// A next hop that reads mail, and answers none of it before the other holder of `under_way` lets it go: its port, and how many mails it has read.
+fn slow_hop(under_way: Arc<()>) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, read) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
+    let of_threads = read.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let (read, under_way) = (of_threads.clone(), Arc::downgrade(&under_way));
+            std::thread::spawn(move || drop(read_slowly(&stream, &read, || under_way.strong_count() == 1)));
+        }
+    });
+    (port, read)
+}
+
+fn read_slowly(mut stream: &TcpStream, read: &AtomicUsize, is_over: impl Fn() -> bool) -> io::Result<()> {
+    let (mut lines, mut in_data) = (BufReader::new(stream.try_clone()?).lines(), false);
+    stream.write_all(b"220 slow.test\r\n")?;
+    while let Some(line) = lines.next().transpose()? {
+        let reply: &[u8] = match &*line {
+            "." if in_data => {
+                in_data = false;
+                read.fetch_add(1, Ordering::SeqCst);
+                while !is_over() {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                b"250 2.0.0 ok\r\n"
+            }
+            _ if in_data => continue,
+            "DATA" => {
+                in_data = true;
+                b"354 go on\r\n"
+            }
+            "QUIT" => return stream.write_all(b"221 2.0.0 bye\r\n"),
+            _ => b"250 2.0.0 ok\r\n",
+        };
+        stream.write_all(reply)?;
+    }
+    Ok(())
+}
+
+/// It was refused for good: what stood in the way ended after some seconds, and the node ran the former settings until somebody pushed again.
+#[test]
+fn a_push_that_comes_before_connections_of_earlier_limits_have_ended_waits_for_them() {
+    /// As many tables as may follow each other meanwhile.
+    const TABLES: u64 = 16;
+    let under_way = Arc::new(());
+    let (port, read) = slow_hop(under_way.clone());
+    let folder = tempfile::tempdir().unwrap();
+    let valkey_port = free_port();
+    let nodes = vec![node_files(folder.path(), 1, valkey_port)];
+    let mut rig = Rig { folder, valkey_port, valkey: None, nodes };
+    // One shard alone has nobody to wait for.
+    rig.nodes[0].set("cores = \"0\"\n", "cores = \"0\"\nper_core = 2\n");
+    rig.nodes[0].set("via = \"hold\"\n", &format!("via = \"smarthost\"\nhosts = [\"127.0.0.1:{port}\"]\n"));
+    rig.start_valkey();
+    rig.start_node(0);
+    rig.leader();
+    (0..8).for_each(|_| assert!(rig.nodes[0].accepts_mail()));
+    wait_for("more attempts under way than are to be", || (read.load(Ordering::SeqCst) > 1).then_some(()));
+    let push_one = |version: u64| {
+        let (code, _, errors) = push(&rig, &format!("[delivery]\nconnections_max = 1\n[queue]\nretry_base = \"{version}m\"\n"));
+        assert_eq!(code, 0, "{errors}");
+    };
+    for version in 1..=TABLES {
+        push_one(version);
+        all_run(&rig, version);
+    }
+    push_one(TABLES + 1);
+    let lines = |output: &str| output.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>();
+    let reason = "route: connections of earlier limits have not ended yet; try again when they have";
+    let json = wait_for("its word", || {
+        let (_, output, _) = rig.nodes[0].cluster(&["config", "history", "--json"]);
+        output.contains("waiting").then(|| lines(&output))
+    });
+    assert_eq!((&json[0]["version"], &json[0]["waiting"][0]["node"]), (&Value::from(TABLES + 1), &Value::from("n1")), "{json:?}");
+    assert_eq!(json[0]["waiting"][0]["reason"], reason);
+    assert!(json[1..].iter().all(|version| version["waiting"].is_null()), "{json:?}");
+    let said = format!("n1 waits to take it over, and tries again: {reason}");
+    assert!(answered(&rig.nodes[0], &["config", "history"]).1.contains(&said));
+    let nodes = rig.nodes[0].cluster(&["nodes"]).1;
+    assert!(nodes.contains(&format!("waits to take over config {}: {reason}", TABLES + 1)), "{nodes}");
+    assert_eq!(rig.nodes[0].config_version(), TABLES);
+    let (code, said) = rig.nodes[0].reload();
+    assert!(code != 0 && said.contains("try again"), "{code} {said}");
+
+    drop(under_way);
+    all_run(&rig, TABLES + 1);
+    wait_for("the end of its word", || (!rig.nodes[0].cluster(&["config", "history"]).1.contains("waits")).then_some(()));
+    assert_eq!(logged(&rig.nodes[0], "cannot be taken over now"), 1);
 }
 
 /// "there is no earlier version" was all that was said of a first push, which no roll-back takes back.

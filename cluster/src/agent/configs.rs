@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{Agent, Outcome};
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     control_plane::{ConfigVersion, Fetched, Published, Pulse, VERSION_JUMP_MAX},
     pushed_config::PushedConfig,
     surroundings::Surroundings,
+    valkey::random_u64,
     valkey_error::ValkeyError,
 };
 
@@ -63,13 +64,25 @@ impl Agent {
     pub(super) fn applied(&mut self, name: ConfigName, pushed: PushedConfig, result: Result<(), NotApplied>) {
         let version = name.version;
         self.pushed = pushed;
+        let waited = self.config.refused().is_some_and(|refused| refused.waits && refused.version == version);
         match &result {
+            Err(NotApplied::NotNow(reason)) if waited => debug!(version, reason, "the pushed config is still not taken over"),
+            Err(NotApplied::NotNow(reason)) => {
+                warn!(
+                    version,
+                    reason, "the pushed config cannot be taken over now: it is tried again until it is, and the former one goes on"
+                );
+            }
             Ok(()) => info!(version, "the pushed config runs"),
             Err(NotApplied::Unfit(reason)) => warn!(version, reason, "the pushed config is refused: the former one goes on"),
             Err(NotApplied::NotKept(reason)) => warn!(version, reason, "the pushed config is tried again later: the former one goes on"),
         }
-        self.count(if result.is_ok() { "configs_applied" } else { "configs_refused" });
-        self.config.applied(name, result);
+        self.count(match &result {
+            Ok(()) => "configs_applied",
+            Err(NotApplied::NotNow(_)) => "configs_put_off",
+            Err(NotApplied::Unfit(_) | NotApplied::NotKept(_)) => "configs_refused",
+        });
+        self.config.applied(name, result, BootTime::now(), random_u64());
         self.handle.known().config_version = self.config.running();
         // The others hear of it with the next heartbeat, which is now.
         self.next_heartbeat = BootTime::default();
@@ -110,7 +123,7 @@ impl Agent {
 async fn take_over(former: PushedConfig, name: ConfigName, text: String, surroundings: Arc<dyn Surroundings>) -> Outcome {
     let next = former.followed_by(name.version, text.clone());
     let result = match on_disk(&next, PushedConfig::write).await {
-        Ok(()) => surroundings.apply(name.version, text).await.map_err(NotApplied::Unfit),
+        Ok(()) => surroundings.apply(name.version, text).await,
         Err(reason) => Err(NotApplied::NotKept(format!("it could not be kept: {reason}"))),
     };
     if result.is_ok() {

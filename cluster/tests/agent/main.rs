@@ -6,6 +6,7 @@ use std::{
 };
 
 use ringpost_cluster::{
+    config_watch::NotApplied,
     control_plane::{ControlPlane, Published},
     election::{Answer, Step},
     identity::{EPOCH_MAX, Epoch, Incarnation, Leadership, Role},
@@ -57,10 +58,46 @@ fn what_is_refused_is_not_begun_with() {
         let node = &rig.nodes[0];
         node.push("a = 1\n").await;
         wait_for("version 1", || node.handle.config_version() == 1).await;
-        node.process.lock().unwrap().refuses = Some("not here".to_owned());
+        node.process.lock().unwrap().refuses = Some(NotApplied::Unfit("not here".to_owned()));
         node.push("a = 2\n").await;
         wait_for("the refusal", || node.handle.stats().counters.get("configs_refused") == Some(&1)).await;
         assert_eq!((node.runs(), node.kept()), ("a = 1\n".to_owned(), (1, Some("a = 1\n".to_owned()))));
+    });
+}
+
+/// What stood in the way for some seconds, as connections of earlier limits do, had a node run the former settings for good.
+#[test]
+fn what_cannot_be_taken_now_is_told_and_taken_once_it_can() {
+    with_nodes(&[Role::Master, Role::Worker], async |rig| {
+        let [node, other] = &rig.nodes[..] else { panic!("two") };
+        node.push("a = 1\n").await;
+        wait_for("version 1", || node.handle.config_version() == 1).await;
+        let refuses = |why: Option<&str>| node.process.lock().unwrap().refuses = why.map(|why| NotApplied::NotNow(why.to_owned()));
+        let told = |version: u64| {
+            let nodes = other.handle.nodes();
+            let refused = nodes.iter().find(|view| view.id.as_str() == "n0").and_then(|view| view.config_refused.clone());
+            refused.is_some_and(|refused| refused.waits && refused.version == version && refused.reason == "connections end first")
+        };
+        let put_off = || node.handle.stats().counters.get("configs_put_off").copied().unwrap_or_default();
+        refuses(Some("connections end first"));
+        node.push("a = 2\n").await;
+        wait_for("the other's knowing", || told(2)).await;
+        wait_for("two more tries", || put_off() >= 3).await;
+        assert_eq!((node.runs(), node.kept()), ("a = 1\n".to_owned(), (1, Some("a = 1\n".to_owned()))));
+        refuses(None);
+        wait_for("version 2", || node.handle.config_version() == 2).await;
+        assert_eq!((node.runs(), node.kept()), ("a = 2\n".to_owned(), (2, Some("a = 2\n".to_owned()))));
+        wait_for("the end of its word", || !told(2)).await;
+
+        // A later version takes the place of what waits, at once.
+        refuses(Some("connections end first"));
+        node.push("a = 3\n").await;
+        wait_for("the other's knowing", || told(3)).await;
+        refuses(None);
+        node.push("a = 4\n").await;
+        wait_for("version 4", || node.handle.config_version() == 4).await;
+        assert_eq!(node.runs(), "a = 4\n");
+        assert!(!node.handle.stats().counters.contains_key("configs_refused"));
     });
 }
 

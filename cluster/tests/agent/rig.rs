@@ -9,6 +9,7 @@ use std::{
 
 use ringpost_cluster::{
     agent::Agent,
+    config_watch::NotApplied,
     control_plane::{ControlPlane, Published},
     handle::ClusterHandle,
     identity::{Epoch, Incarnation, Leadership, Role},
@@ -46,7 +47,7 @@ pub fn target(server: &Server) -> Target {
 pub struct Process {
     pub local: LocalState,
     pub runs: String,
-    pub refuses: Option<String>,
+    pub refuses: Option<NotApplied>,
     /// Does not say how it is.
     pub is_silent: bool,
 }
@@ -63,7 +64,7 @@ impl Surroundings for Scripted {
         Box::pin(async { local })
     }
 
-    fn apply(&self, _version: u64, text: String) -> Boxed<Result<(), String>> {
+    fn apply(&self, _version: u64, text: String) -> Boxed<Result<(), NotApplied>> {
         let process = self.0.clone();
         Box::pin(async move {
             let mut process = process.lock().unwrap();

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use ringpost_queue::{
-    Cursor, DestinationLimits, Filter, Followed, HostsTried, Lookup, MessageKey, NamedHost, NewMessage, NewRecipient, Outcome, Question,
-    Queue, QueueId, QueueSettings, Resolution, RetryPolicy, Route, RouteError, Routes, Settled, State, Via, Work,
+    Cursor, DestinationLimits, Filter, Followed, Homes, HostsTried, Lookup, MessageKey, NamedHost, NewMessage, NewRecipient, Outcome,
+    Question, Queue, QueueId, QueueSettings, Resolution, RetryPolicy, Route, RouteError, Routes, Settled, State, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -311,6 +311,19 @@ fn a_table_that_contradicts_itself_changes_nothing() {
     assert_eq!(queue.set_routes(wrong, START), Err(RouteError::Twice("Y.test".into())));
     assert_eq!(names(&queue, key), ["*"]);
     assert_eq!(attempt_to(&mut queue).as_deref(), Some("192.0.2.1:25"));
+}
+
+#[test]
+fn tables_follow_each_other_up_to_a_bound_until_limits_are_settled() {
+    let homes = Homes { shard: 0, shards: 2 };
+    let mut queue =
+        Queue::new(QueueSettings { homes, ..QueueSettings::default() }, Routes::new(vec![route("*", smarthost(25))]).unwrap(), 1, START);
+    for number in 0..16 {
+        assert_eq!(queue.begin_routes(vec![route("*", smarthost(26 + number))], START), Ok(()), "{number}");
+    }
+    assert_eq!(queue.begin_routes(vec![route("*", smarthost(50))], START), Err(RouteError::ChangingOver));
+    queue.begin_settling();
+    assert_eq!(queue.begin_routes(vec![route("*", smarthost(50))], START), Ok(()));
 }
 
 /// An mx route becomes a smarthost and back: the domains' mail moves.
