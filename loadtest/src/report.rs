@@ -1,6 +1,7 @@
 //! `ringpost-load report`: results become files for people and for the viewers of HdrHistogram.
 
 pub mod advice;
+mod background;
 pub mod chart;
 pub mod charts;
 pub mod format;
@@ -24,6 +25,7 @@ use crate::{
     content::raised_text,
     run_result::{RunResult, write_whole},
 };
+use background::background_text;
 use format::{count, number, percentile_of, printable};
 use suite::{Suite, read_results};
 
@@ -98,7 +100,7 @@ pub fn text(results: &[RunResult], with_advice: bool) -> String {
             count(run.errors.total())
         ));
         run.failures.iter().for_each(|failure| text.push_str(&format!("    {}\n", printable(failure, &[]))));
-        if let Some(note) = raised_text(run.load.sizes_raised.unwrap_or(0), run.transactions_begun) {
+        for note in raised_text(run.load.sizes_raised.unwrap_or(0), run.transactions_begun).into_iter().chain(background_text(run)) {
             text.push_str(&format!("    note: {note}\n"));
         }
     }

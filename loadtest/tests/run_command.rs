@@ -328,3 +328,39 @@ fn settings_that_the_engine_refuses_are_found_before_the_first_scenario_runs() {
     assert!(text(&output).contains("second: [engine.settings] line 7: unknown key"), "{}", text(&output));
     assert!(!folder.path().join("started").exists(), "an engine was started: {}", text(&output));
 }
+
+/// What happened: how the background fared was not asked, and a server that refused all of the slow clients passed the scenario that is about
+/// them, without a word.
+#[test]
+fn a_background_that_is_refused_fails_its_scenario_and_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let mut options = SinkOptions::new(([127, 0, 0, 1], 0).into(), pinning::cores().unwrap()[0]);
+    options.per_client_max = Some(3);
+    let sink = Sink::start(options).unwrap();
+    let run = |sessions: usize| {
+        let background = format!("[background]\nsessions = {sessions}\nbytes_per_s = 20000\nsize = 1000\nfrom_address = [\"127.0.0.2\"]\n");
+        let scenario = format!("name = \"beside\"\nabout = \"Short.\"\nseconds = 0.5\n[load]\nrate = 40\n{background}");
+        std::fs::write(path("beside.toml"), scenario).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+        command.args(["run", &path("beside.toml"), "--to", &sink.address.to_string(), "--folder", &path(""), "--output", &path("results")]);
+        let output = command.output().unwrap();
+        let result = RunResult::read(&folder.path().join("results/beside.json")).unwrap();
+        (output.status.code(), text(&output), result, std::fs::read_to_string(path("results/report.html")).unwrap())
+    };
+    let (code, said, result, page) = run(3);
+    assert_eq!((code, result.errors.total()), (Some(0), 0), "{said}");
+    let background = &result.settings["background"];
+    assert!(background["acknowledged"].as_u64().is_some_and(|acknowledged| acknowledged > 0), "{background}");
+    assert_eq!(background["acknowledged"], background["transactions_begun"]);
+    let (code, refused, result, other_page) = run(7);
+    assert_eq!((code, result.errors.total()), (Some(1), 0), "{refused}");
+    let background = &result.settings["background"];
+    assert!(background["errors"]["421"].as_u64().is_some_and(|refusals| refusals >= 4), "{background}");
+    assert!(result.failures.iter().any(|failure| failure.starts_with("the background had ") && failure.contains("421: ")), "{refused}");
+    for (text, part) in
+        [(&said, "acknowledged, no errors"), (&page, "acknowledged, no errors"), (&refused, "errors 421: "), (&other_page, "errors 421: ")]
+    {
+        assert!(text.contains("the background beside it") && text.contains(part), "{part}: {text}");
+    }
+}

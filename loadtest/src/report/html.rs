@@ -6,6 +6,7 @@ use time::macros::format_description;
 
 use super::{
     advice::{Advice, advise},
+    background::background_text,
     charts,
     format::{bytes, count, escape, latency, number, percentile, percentile_of},
     suite::Suite,
@@ -205,6 +206,7 @@ fn facts(body: &mut String, run: &RunResult) {
     let mut words = Vec::new();
     words.extend(content(if scenario.is_object() { &scenario["load"] } else { &run.settings }));
     words.extend(raised_text(run.load.sizes_raised.unwrap_or(0), run.transactions_begun));
+    words.extend(background_text(run));
     let ledgers = &run.settings["difference"];
     let of = |name: &str| ledgers[name].as_u64().map(count).unwrap_or_default();
     if ledgers.is_object() {

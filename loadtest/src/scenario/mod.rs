@@ -1,6 +1,7 @@
 //! Scenarios: what is sent, to what kind of engine and next hop, for how long, and what must hold. TOML files, some of them built in.
 
 mod arrivals;
+mod background;
 pub mod greeting;
 mod load_plan;
 mod mix;
@@ -124,6 +125,8 @@ impl Default for SinkPlan {
 pub struct Expectations {
     /// Errors by begun transactions, at most.
     pub error_share_max: f64,
+    /// The same of the background, where there is one.
+    pub background_error_share_max: f64,
     /// At least one reply of each of these codes came: the limit was met.
     pub codes: Vec<u16>,
     /// Acknowledged messages per second, at least.
@@ -143,6 +146,7 @@ impl Default for Expectations {
     fn default() -> Expectations {
         Expectations {
             error_share_max: 0.0,
+            background_error_share_max: 0.0,
             codes: Vec::new(),
             messages_per_s_min: 1.0,
             duplicate_share_max: 0.0,
@@ -250,7 +254,11 @@ impl Scenario {
 
 impl Expectations {
     fn check(&self) -> Result<(), String> {
-        for (name, share) in [("error_share_max", self.error_share_max), ("duplicate_share_max", self.duplicate_share_max)] {
+        for (name, share) in [
+            ("error_share_max", self.error_share_max),
+            ("background_error_share_max", self.background_error_share_max),
+            ("duplicate_share_max", self.duplicate_share_max),
+        ] {
             if !(0.0..=1.0).contains(&share) {
                 return Err(format!("{name} = {share:?}: a share is from 0 to 1"));
             }
@@ -425,6 +433,7 @@ mod tests {
             // The run was over before.
             ("[load]\n[engine]\nkill_after_s = 2\n", "kill_after_s"),
             ("[load]\n[expect]\nerror_share_max = -1\n", "error_share_max"),
+            ("[load]\n[expect]\nbackground_error_share_max = 2\n", "[expect] background_error_share_max = 2.0"),
             ("[load]\n[expect]\ndrain_s_max = nan\n", "drain_s_max"),
             ("[load]\n[expect]\nquiet_s = -1\n", "[expect] quiet_s = -1.0"),
             ("[load]\n[sink]\nfault = [\"x\"]\n", "[sink]"),

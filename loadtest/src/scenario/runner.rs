@@ -20,13 +20,13 @@ use crate::{
     scenario::{
         Scenario,
         arrivals::wait_for_arrivals,
+        background::Background,
         under_test::{UnderTest, check_settings, death, hold},
     },
     server_cpu::CpuByPhase,
     signals::StopSignal,
     sink::{Sink, SinkOptions, SinkReport},
     source::{
-        Source,
         arguments::Cores,
         summary::{fates, interrupted_text, load_of, never_begun_text},
     },
@@ -143,7 +143,7 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
             let mut options = plan.options(&scenario.folder, under_test.address, &place.cores, seconds + 5.0).map_err(data)?;
             // Nobody measures it, and yet its mail is mail that must arrive.
             options.ledger = Some(accepted.clone());
-            Some(Source::start(options)?)
+            Some(Background::start(options)?)
         }
         None => None,
     };
@@ -153,11 +153,8 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
     let beside = Beside { server_pid: Some(&pid), sinks: &sinks };
     let mut ran = run_source(options.clone(), beside, stop, viewer)?;
     let (cpu_loaded, loaded) = (under_test.cpu(), Instant::now());
-    // The noise in the background ends with what was measured; how it fared is not asked, and yet the server worked for it.
-    let in_background = background.and_then(|source| {
-        source.stop();
-        source.join().ok()
-    });
+    // The noise in the background ends with what was measured.
+    let in_background = background.map(Background::end);
     let recovery_s = under_test.killed()?;
     let deliveries = account(scenario, &mut under_test, sinks, stop, &mut ran, (&accepted, &delivered))?;
     let drain_lasted_s = loaded.elapsed().as_secs_f64();
@@ -168,20 +165,21 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
             load_s: used(before, loaded),
             drain_s: used(loaded, after),
             drain_lasted_s,
-            messages: ran.report.acknowledged + in_background.map_or(0, |report| report.acknowledged),
+            messages: ran.report.acknowledged + in_background.as_ref().map_or(0, |fared| fared.acknowledged),
             is_drained: deliveries.is_drained,
         }),
         _ => None,
     };
     let final_metrics = under_test.counters();
     let mut failures = judge(scenario, &ran, &deliveries);
+    failures.extend(in_background.iter().flat_map(|fared| fared.failures(&scenario.expect)));
     failures.extend(under_test.end().filter(|failure| !deliveries.failures.contains(failure)));
     let mut load = load_of(&options, &ran.report);
     load.server_cores = place.server.cores();
     let settings = json!({
         "scenario": scenario, "seconds": seconds, "planned_s": planned_s, "seed": options.seed, "server": place.server.describe(), "recovery_s": recovery_s,
         "sinks": deliveries.sinks, "difference": deliveries.difference, "drain_s": deliveries.drain_s,
-        "last_trouble": ran.report.last_trouble,
+        "last_trouble": ran.report.last_trouble, "background": in_background,
     });
     let facts = RunFacts {
         test_name: scenario.name.clone(),
