@@ -79,7 +79,7 @@ pub enum Command {
     Run(Box<RunArguments>),
     /// Turn results into a table, an HTML page, files for HdrHistogram viewers, advice.
     Report(ReportArguments),
-    /// Say what changed between two results, or sets of repeated runs; exit 1 when something regressed.
+    /// Say what changed between two results, or sets of repeated runs; exit 1 when something regressed, or a test of the first is missing.
     Compare(CompareArguments),
     /// Keep the figures of runs, and see how they went.
     History(HistoryArguments),

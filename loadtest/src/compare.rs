@@ -46,7 +46,7 @@ pub struct CompareArguments {
 }
 
 impl CompareArguments {
-    /// Reads both sides, prints; the exit code is 1 when something regressed.
+    /// Reads both sides, prints; the exit code is 1 when something regressed, or a test of A is not in B.
     pub fn run(&self) -> Result<u8, Failure> {
         let side = |first: &PathBuf, also: &[PathBuf]| {
             let paths: Vec<&PathBuf> = std::iter::once(first).chain(also).collect();
@@ -66,14 +66,14 @@ impl CompareArguments {
         if self.json {
             say(&serde_json::to_string_pretty(&comparison).expect("a comparison is plain data"))?;
         } else {
-            say(&text(&comparison))?;
+            say(&text(&comparison, &self.thresholds))?;
         }
         Ok(if comparison.verdict == Verdict::Regressed { EXIT_NEGATIVE } else { EXIT_OK })
     }
 }
 
 /// A table for each test and a last line with the verdict.
-pub fn text(comparison: &Comparison) -> String {
+pub fn text(comparison: &Comparison, thresholds: &Thresholds) -> String {
     let mut text = String::new();
     for test in &comparison.tests {
         text.push_str(&format!("{} ({} runs against {})\n", test.test_name, test.runs[0], test.runs[1]));
@@ -103,8 +103,13 @@ pub fn text(comparison: &Comparison) -> String {
         }
         test.notes.iter().for_each(|note| text.push_str(&format!("  note: {note}\n")));
     }
-    if !comparison.unmatched.is_empty() {
-        text.push_str(&format!("only on one side: {}\n", comparison.unmatched.join(", ")));
+    if !comparison.missing.is_empty() {
+        let allowed = if thresholds.allow_missing { "which is allowed" } else { "which is a regression (--allow-missing: it is none)" };
+        text.push_str(&format!("only in A, {allowed}: {}\n", comparison.missing.join(", ")));
+    }
+    let added: Vec<&str> = comparison.unmatched.iter().filter(|name| !comparison.missing.contains(name)).map(String::as_str).collect();
+    if !added.is_empty() {
+        text.push_str(&format!("only in B: {}\n", added.join(", ")));
     }
     if comparison.tests.iter().flat_map(|test| &test.metrics).any(|change| !change.noise_measured) {
         text.push_str("Without repeated runs the noise is assumed; three or more on each side measure it, five see more.\n");
@@ -169,6 +174,13 @@ mod tests {
         assert_eq!(call(&before, &after, false).unwrap(), EXIT_NEGATIVE);
         assert_eq!(call(&before, &again, true).unwrap(), EXIT_OK);
         assert_eq!(call(&before.join("0.json"), &before, false).unwrap(), EXIT_OK);
+        let mut spike = RunResult::read(&before.join("0.json")).unwrap();
+        spike.test_name = "spike".into();
+        let both = written(folder.path(), "both", 1.0);
+        spike.write(&both.join("spike.json")).unwrap();
+        assert_eq!((call(&both, &before, false).unwrap(), call(&before, &both, false).unwrap()), (EXIT_NEGATIVE, EXIT_OK));
+        let found = compare(&read_results(&[&both]).unwrap(), &read_results(&[&before]).unwrap(), &Thresholds::default());
+        assert!(text(&found, &Thresholds::default()).contains("\nonly in A, which is a regression (--allow-missing: it is none): spike\n"));
         assert!(matches!(call(&before, &folder.path().join("nothing"), false), Err(Failure::Data(_))));
         let mut other = RunResult::read(&before.join("0.json")).unwrap();
         other.test_name = "other".into();
@@ -180,7 +192,8 @@ mod tests {
     fn a_percentile_of_few_messages_is_a_dash_with_their_number() {
         let run = |seconds| SampleRun { seconds, ..SampleRun::default() }.result();
         let (few, many) = (run(1), run(3));
-        let text = text(&compare(std::slice::from_ref(&few), &[many], &Thresholds::default()));
+        let thresholds = Thresholds::default();
+        let text = text(&compare(std::slice::from_ref(&few), &[many], &thresholds), &thresholds);
         let line = text.lines().find(|line| line.trim_start().starts_with("p99")).unwrap_or_default();
         assert!(line.contains(" – ") && line.contains(&format!("at most {} transactions in a run of A", few.emails_sent)), "{text}");
     }
@@ -190,7 +203,8 @@ mod tests {
     fn a_share_that_says_no_more_than_much_is_cut() {
         let wild = |seed, pace: f64| SampleRun { seed, slowness: pace, seconds: 1, ..SampleRun::default() }.result();
         let (a, b) = ([wild(1, 1.0), wild(2, 90.0), wild(3, 8000.0)], [wild(4, 1.0), wild(5, 90.0), wild(6, 8000.0)]);
-        let text = text(&compare(&a, &b, &Thresholds::default()));
+        let thresholds = Thresholds::default();
+        let text = text(&compare(&a, &b, &thresholds), &thresholds);
         assert!(text.contains(" >1000 % "), "{text}");
         let rows = text.lines().filter(|line| line.starts_with("  ") && !line.contains("not compared") && !line.contains("note: "));
         let ends = ["  verdict", "  same", "  improved", "  REGRESSED"];

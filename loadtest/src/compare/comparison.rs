@@ -96,7 +96,9 @@ pub struct Comparison {
     pub tests: Vec<TestComparison>,
     /// Tests that only one side has.
     pub unmatched: Vec<String>,
-    /// The worst of the tests.
+    /// Those of them that A has: what ran before did not come to a result any more.
+    pub missing: Vec<String>,
+    /// The worst of the tests; regressed where one is missing, unless that is allowed.
     pub verdict: Verdict,
 }
 
@@ -105,15 +107,20 @@ pub fn compare(a: &[RunResult], b: &[RunResult], thresholds: &Thresholds) -> Com
     let mut sides: BTreeMap<&str, (Vec<&RunResult>, Vec<&RunResult>)> = BTreeMap::new();
     a.iter().for_each(|run| sides.entry(&run.test_name).or_default().0.push(run));
     b.iter().for_each(|run| sides.entry(&run.test_name).or_default().1.push(run));
-    let (mut tests, mut unmatched) = (Vec::new(), Vec::new());
+    let (mut tests, mut unmatched, mut missing) = (Vec::new(), Vec::new(), Vec::new());
     for (name, (a, b)) in sides {
-        match (a.is_empty(), b.is_empty()) {
-            (false, false) => tests.push(compare_test(name, &a, &b, thresholds)),
-            _ => unmatched.push(name.to_owned()),
+        if !a.is_empty() && !b.is_empty() {
+            tests.push(compare_test(name, &a, &b, thresholds));
+            continue;
+        }
+        unmatched.push(name.to_owned());
+        if b.is_empty() {
+            missing.push(name.to_owned());
         }
     }
-    let verdict = worst(tests.iter().map(|test| test.verdict));
-    Comparison { tests, unmatched, verdict }
+    let gone = (!missing.is_empty() && !thresholds.allow_missing).then_some(Verdict::Regressed);
+    let verdicts: Vec<Verdict> = tests.iter().map(|test| test.verdict).chain(gone).collect();
+    Comparison { tests, unmatched, missing, verdict: worst(verdicts.into_iter()) }
 }
 
 fn worst(verdicts: impl Iterator<Item = Verdict> + Clone) -> Verdict {
@@ -449,7 +456,21 @@ mod tests {
         assert_eq!(compare(&a, &b, &Thresholds::default()).verdict, Verdict::Regressed);
         b.iter_mut().for_each(|run| run.test_name = "other".into());
         let apart = compare(&a, &b, &Thresholds::default());
-        assert_eq!((apart.tests.len(), apart.unmatched.len(), apart.verdict), (0, 2, Verdict::Same));
+        assert_eq!((apart.tests.len(), apart.unmatched.len(), apart.missing), (0, 2, vec!["baseline".to_owned()]));
+    }
+
+    /// What happened: a suite that broke off in the middle, or of which a test came to no result any more, was the same as one that was whole.
+    #[test]
+    fn a_test_that_only_a_has_is_a_regression_unless_that_is_allowed() {
+        let one = runs(1, 3, 1.0, 0.0);
+        let mut both = one.clone();
+        both.extend(runs(2, 3, 1.0, 0.0).into_iter().map(|run| RunResult { test_name: "spike".into(), ..run }));
+        let allowed = Thresholds { allow_missing: true, ..Thresholds::default() };
+        let found = compare(&both, &one, &Thresholds::default());
+        assert_eq!((found.missing, found.verdict), (vec!["spike".to_owned()], Verdict::Regressed));
+        assert_eq!(compare(&both, &one, &allowed).verdict, Verdict::Same);
+        let more = compare(&one, &both, &Thresholds::default());
+        assert_eq!((more.unmatched, more.missing, more.verdict), (vec!["spike".to_owned()], vec![], Verdict::Same));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::Serialize;
 /// The largest threshold of a metric that can become worse without an end.
 const PERCENT_MORE_MAX: f64 = 1000.0;
 
-/// From which change on a metric counts as regressed (or, the other way, improved). All are percent.
+/// From which change on a metric counts as regressed (or, the other way, improved), in percent, and whether a test may be missing.
 #[derive(Args, Clone, Debug, Serialize)]
 pub struct Thresholds {
     /// Fewer messages per second by so many percent
@@ -33,11 +33,24 @@ pub struct Thresholds {
     /// Noise of one run, percent, where there are no repeated runs [default: 30 % of the metric's threshold, or what the run shows]
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     pub noise: Option<f64>,
+    /// A test that only A has is no regression
+    #[arg(long)]
+    pub allow_missing: bool,
 }
 
 impl Default for Thresholds {
     fn default() -> Self {
-        Thresholds { throughput: 10.0, p50: 10.0, p95: 15.0, p99: 20.0, memory: 20.0, cpu: 10.0, errors: 1.0, noise: None }
+        Thresholds {
+            throughput: 10.0,
+            p50: 10.0,
+            p95: 15.0,
+            p99: 20.0,
+            memory: 20.0,
+            cpu: 10.0,
+            errors: 1.0,
+            noise: None,
+            allow_missing: false,
+        }
     }
 }
 
