@@ -42,6 +42,7 @@ pub mod run_result;
 mod sample_run;
 pub mod scenario;
 pub mod schedule;
+mod server_cores;
 pub mod server_cpu;
 pub mod signals;
 pub mod sink;

@@ -14,6 +14,7 @@ use crate::{
     phase::Phase,
     pinning,
     process::{Look, ProcessMeter, ProcessSample, tree_use},
+    server_cores::ThreadTimes,
     signals::StopSignal,
     sink::Sink,
     source::{CoreReport, Source, SourceError, SourceOptions},
@@ -144,6 +145,8 @@ pub struct SourceRun {
     /// CPU time that the server used meanwhile, where it is one process tree on this machine all the time; of one that was not what is known
     /// is [`Measurement::server_cpu`].
     pub server_cpu: Option<Duration>,
+    /// Cores of the server meanwhile, where that is so.
+    pub server_cores: Option<u32>,
     /// It was ended from outside while it ran.
     pub interrupted: bool,
     /// The run that its messages carry.
@@ -293,11 +296,14 @@ pub fn run_source(
     let threads = options.cores.len().min(options.sessions);
     let started = SystemTime::now();
     let (own, server) = (pinning::process_cpu(), beside.server_cpu());
+    let server_threads = server.and_then(|(pid, _)| ThreadTimes::of_server(pid).ok());
     let source = Source::start(options)?;
     let (run, began) = (source.run, source.began);
     let followed =
         Followed { threads, began, next_part: &|limit| source.next_part(limit), is_over: &|| source.is_over(), stop: &|| source.stop() };
     let (measurement, interrupted) = follow(&followed, beside, stop, viewer);
+    // Of threads of one that has ended nothing is known.
+    let server_cores = server_threads.and_then(|threads| threads.cores_since());
     let report = source.join()?;
     let cpu = pinning::process_cpu().saturating_sub(own);
     let server_cpu = match (server, beside.server_cpu()) {
@@ -305,7 +311,7 @@ pub fn run_source(
         (Some((pid, before)), Some((same, after))) if pid == same => after.checked_sub(before),
         _ => None,
     };
-    Ok(SourceRun { started, began, measurement, report, cpu, server_cpu, interrupted, run })
+    Ok(SourceRun { started, began, measurement, report, cpu, server_cpu, server_cores, interrupted, run })
 }
 
 /// Watches a sink until it is over or the end is asked for. Where it cannot take connections, it says so on standard error, once in ten seconds.

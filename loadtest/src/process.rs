@@ -133,6 +133,12 @@ struct Stat {
     cpu_ticks_of_ended: u64,
 }
 
+/// CPU time of one thread, in ticks of the system's clock. Fails when there is no such thread.
+pub(crate) fn thread_ticks(pid: u32, thread: u32) -> io::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat"))?;
+    parse_stat(&text).map(|stat| stat.cpu_ticks).ok_or_else(|| broken(pid, "task/stat"))
+}
+
 fn read_stat(pid: u32) -> io::Result<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     parse_stat(&text).ok_or_else(|| broken(pid, "stat"))

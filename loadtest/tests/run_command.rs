@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,28 @@ use ringpost_loadtest::{
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// A sink as a process of its own, which ends with the test.
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(mut command: Command) -> Server {
+        let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut listening = String::new();
+        BufReader::new(process.stderr.take().unwrap()).read_line(&mut listening).unwrap();
+        Server { process, address: listening.trim().strip_prefix("listening on ").unwrap().to_owned() }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
 }
 
 /// What happened: the signal was for the load alone, so that the wait for what the next hop was owed went on for as long as the scenario
@@ -363,4 +385,35 @@ fn a_background_that_is_refused_fails_its_scenario_and_is_told() {
     {
         assert!(text.contains("the background beside it") && text.contains(part), "{part}: {text}");
     }
+}
+
+/// What happened: of a server that was not started here all cores of the machine were its own, however many it was pinned to.
+#[test]
+fn the_cores_of_a_server_that_runs_are_those_it_works_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let core = pinning::cores().unwrap()[0].to_string();
+    let tool = || Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    // Its main thread may run anywhere.
+    let mut server = tool();
+    server.args(["sink", "--listen", "127.0.0.1:0", "--cores", &core, "--quiet"]);
+    let server = Server::start(server);
+    std::fs::write(path("busy.toml"), "name = \"busy\"\nabout = \"Short.\"\nseconds = 0.5\n[load]\nsessions = 20\n").unwrap();
+    let cores = |more: &[&str]| {
+        let mut command = tool();
+        command.args([
+            "run",
+            &path("busy.toml"),
+            "--to",
+            &server.address,
+            "--server-pid",
+            &server.process.id().to_string(),
+            "--folder",
+            &path(""),
+        ]);
+        let output = command.args(["--output", &path("results")]).args(more).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        RunResult::read(&folder.path().join("results/busy.json")).unwrap().load.server_cores
+    };
+    assert_eq!((cores(&[]), cores(&["--server-cores", "0-2"])), (Some(1), Some(3)));
 }

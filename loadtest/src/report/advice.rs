@@ -84,6 +84,7 @@ pub fn advise(run: &RunResult) -> Advice {
         sentences.push(backlog.text);
     }
     sentences.extend(greeted_late(run));
+    sentences.extend(numbers.assumed_text());
     if numbers.generator_share > 0.5 && bottleneck != Bottleneck::Generator {
         sentences.push(format!(
             "The generator used {:.0} % of its {} thread(s); latencies below a millisecond include its own delays.",
@@ -420,6 +421,20 @@ mod tests {
         assert_eq!(advice.bottleneck, Bottleneck::Gone);
         assert!(advice.sentences[0].contains("killed the server, and 0.84 s later"), "{advice:?}");
         assert!(!advice.sentences.iter().any(|text| text.contains("makes room")), "{advice:?}");
+    }
+
+    /// What happened: an engine on one of two cores that was asked for by `--to` was said to use 31 % of its two, and to carry twice what it
+    /// can.
+    #[test]
+    fn cores_that_are_assumed_are_said_to_be() {
+        let advised = |cores| judged(|run| run.load.server_cores = cores);
+        let told = |advice: &Advice| advice.sentences.iter().any(|text| text.contains("all 2 of this machine are assumed"));
+        let (known, assumed) = (advised(Some(1)), advised(None));
+        assert!(!told(&known) && told(&assumed), "{known:?} {assumed:?}");
+        let (known, assumed) = (known.capacity.unwrap(), assumed.capacity.unwrap());
+        assert!(known.sentences[0].contains("50 % of its 1 core(s);") && assumed.sentences[0].contains("25 % of its 2 core(s) (assumed);"));
+        assert!((assumed.messages_per_second / known.messages_per_second - 2.0).abs() < 1e-9);
+        assert!(!judged(|run| (run.cpu_usage, run.load.server_cores) = (None, None)).sentences.iter().any(|text| text.contains("assumed")));
     }
 
     #[test]

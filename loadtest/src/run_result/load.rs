@@ -16,7 +16,7 @@ pub struct Load {
     pub sessions: u64,
     /// Threads of the generator.
     pub generator_threads: u32,
-    /// Cores given to the server, where that is known.
+    /// Cores of the server, where that is known: those it was given, or that its threads may use which do its work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_cores: Option<u32>,
     /// MAIL, RCPT and DATA left in one flight, of one transaction at least. Results written before say so where it was asked for.

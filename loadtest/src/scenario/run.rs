@@ -20,7 +20,7 @@ use crate::{
         runner::{self, Place, Server, running_cannot},
     },
     signals::StopSignal,
-    source::arguments::{Cores, MEASURED, check_server_pid, parse_cores, resolve, viewer},
+    source::arguments::{Cores, MEASURED, check_server_pid, parse_core_list, parse_cores, resolve, viewer},
 };
 
 /// Results of earlier calls that are named.
@@ -51,6 +51,9 @@ pub struct RunArguments {
     /// With --to: its process, when it is on this machine; CPU and memory are those of it and of all processes below it.
     #[arg(long, requires = "to", help_heading = "Server")]
     pub server_pid: Option<u32>,
+    /// With --server-pid: its cores, 0,1 or 0-3. Default: those that the threads may use which do nine tenths of its work.
+    #[arg(long, requires = "server_pid", value_parser = parse_core_list, value_name = "CORES", help_heading = "Server")]
+    pub server_cores: Option<Cores>,
     /// The engine. Default: `ringpost` beside this program.
     #[arg(long, conflicts_with = "to", value_name = "PATH", help_heading = "Server")]
     pub engine: Option<PathBuf>,
@@ -103,7 +106,11 @@ impl RunArguments {
             return Err(Failure::Usage(format!("{}: twice in one call, where the second result would replace the first", twice.name)));
         }
         // clap asks for nothing that something else excludes, such as --to beside --engine.
-        let lonely = [("--next-hop", self.next_hop.is_some()), ("--server-pid", self.server_pid.is_some())];
+        let lonely = [
+            ("--next-hop", self.next_hop.is_some()),
+            ("--server-pid", self.server_pid.is_some()),
+            ("--server-cores", self.server_cores.is_some()),
+        ];
         if let (None, Some((name, _))) = (&self.to, lonely.into_iter().find(|&(_, given)| given)) {
             return Err(Failure::Usage(format!("{name} is of a server that runs: say --to HOST:PORT, too")));
         }
@@ -195,7 +202,8 @@ impl RunArguments {
                 if next_hop == Some(to) {
                     return Err(Failure::Usage(format!("--next-hop {to} is the server itself: the next hop is where it sends mail to")));
                 }
-                Server::Running { to, next_hop, pid: self.server_pid, banner: greeting(to)? }
+                let cores = self.server_cores.as_ref().map(|cores| cores.0.len() as u32);
+                Server::Running { to, next_hop, pid: self.server_pid, cores, banner: greeting(to)? }
             }
             None => Server::Own {
                 binary: find_binary(self.engine.as_deref()).map_err(|reason| match &self.engine {

@@ -16,7 +16,7 @@ use crate::{
     live::{Beside, SourceRun, Viewer, add_end_to_end, run_source},
     machine::Machine,
     process::tree_use,
-    run_result::{RunFacts, RunResult},
+    run_result::{Load, RunFacts, RunResult},
     scenario::{
         Scenario,
         arrivals::wait_for_arrivals,
@@ -65,6 +65,8 @@ pub enum Server {
         next_hop: Option<SocketAddr>,
         /// Its process, when it is on this machine.
         pid: Option<u32>,
+        /// How many cores it has, where that was said.
+        cores: Option<u32>,
         /// What it says of itself in its banner.
         banner: String,
     },
@@ -174,8 +176,7 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
     let mut failures = judge(scenario, &ran, &deliveries);
     failures.extend(in_background.iter().flat_map(|fared| fared.failures(&scenario.expect)));
     failures.extend(under_test.end().filter(|failure| !deliveries.failures.contains(failure)));
-    let mut load = load_of(&options, &ran.report);
-    load.server_cores = place.server.cores();
+    let load = Load { server_cores: place.server.cores().or(ran.server_cores), ..load_of(&options, &ran.report) };
     let settings = json!({
         "scenario": scenario, "seconds": seconds, "planned_s": planned_s, "seed": options.seed, "server": place.server.describe(), "recovery_s": recovery_s,
         "sinks": deliveries.sinks, "difference": deliveries.difference, "drain_s": deliveries.drain_s,
@@ -212,7 +213,7 @@ impl Server {
     fn cores(&self) -> Option<u32> {
         match self {
             Server::Own { cores, .. } => Some(cores.len() as u32),
-            Server::Running { .. } => None,
+            Server::Running { cores, .. } => *cores,
         }
     }
 

@@ -19,7 +19,7 @@ use crate::{
     pinning,
     process::tree_use,
     random::Random,
-    run_result::{RunFacts, RunResult, check_place},
+    run_result::{Load, RunFacts, RunResult, check_place},
     schedule::{RATE_FORM, Rate},
     signals::StopSignal,
     sizes::{SIZES_FORM, SizesArgument},
@@ -135,6 +135,9 @@ pub struct SourceArguments {
     /// Process of the server, when it is on this machine: CPU and memory of it and of all processes below it are measured.
     #[arg(long, help_heading = "Results")]
     pub server_pid: Option<u32>,
+    /// Its cores: 0,1 or 0-3. Default: those that the threads may use which do nine tenths of its work.
+    #[arg(long, requires = "server_pid", value_parser = parse_core_list, value_name = "CORES", help_heading = "Results")]
+    pub server_cores: Option<Cores>,
     /// Name in the result.
     #[arg(long, default_value = "source", help_heading = "Results")]
     pub name: String,
@@ -179,6 +182,11 @@ pub fn parse_cores(text: &str) -> Result<Cores, String> {
     let cores = pinning::parse_cores(text)?;
     pinning::check(&cores).map_err(|error| error.to_string())?;
     Ok(Cores(cores))
+}
+
+/// Reads cores of another process for clap: this one need not be allowed to use them.
+pub fn parse_core_list(text: &str) -> Result<Cores, String> {
+    pinning::parse_cores(text).map(Cores)
 }
 
 /// Reads a domain for clap: what may stand in a command without ending it (RFC 5321 4.1.2), address literals included.
@@ -394,7 +402,10 @@ impl SourceArguments {
             failures,
             interrupted: run.interrupted,
             fates: fates(&run.report),
-            load: load_of(options, &run.report),
+            load: Load {
+                server_cores: self.server_cores.as_ref().map(|cores| cores.0.len() as u32).or(run.server_cores),
+                ..load_of(options, &run.report)
+            },
             settings: settings(self, options),
             initial_metrics: Default::default(),
             final_metrics: Default::default(),

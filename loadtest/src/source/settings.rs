@@ -58,7 +58,7 @@ mod tests {
     use crate::cli::{Cli, Command};
 
     /// Of the options these say where results go, how a run is shown, and what is looked at beside it.
-    const NO_LOAD: [&str; 7] = ["name", "output", "json", "quiet", "live", "tui", "server_pid"];
+    const NO_LOAD: [&str; 8] = ["name", "output", "json", "quiet", "live", "tui", "server_pid", "server_cores"];
 
     /// What happened: of most options a result only had the command line, and a comparison named none of them.
     #[test]

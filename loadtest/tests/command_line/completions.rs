@@ -23,7 +23,10 @@ fn offered(words: &[&str]) -> Vec<String> {
 #[test]
 fn bash_offers_what_may_come_behind_a_command() {
     assert_eq!(offered(&["ringpost-load", "so"]), ["source"]);
-    assert_eq!(offered(&["ringpost-load", "source", "--se"]), ["--sessions", "--seconds", "--sender", "--seed", "--server-pid"]);
+    assert_eq!(
+        offered(&["ringpost-load", "source", "--se"]),
+        ["--sessions", "--seconds", "--sender", "--seed", "--server-pid", "--server-cores"]
+    );
     assert_eq!(offered(&["ringpost-load", "history", "pl"]), ["plot"]);
     assert!(offered(&["ringpost-load", "history", "plot", "--metric", ""]).contains(&"p99".to_owned()));
     // This one has a hyphen in its own name, too.

@@ -38,10 +38,10 @@ pub(super) fn capacity(run: &RunResult, numbers: &Numbers, bottleneck: Bottlenec
     let backlog = backlog(run);
     let at_least = share < LOADED && before_cores.is_none() && is_known && backlog.is_none();
     let mut sentences = vec![format!(
-        "At {pace:.0} messages/s the server used {:.0} % of its {} core(s){}{}; if the cost per message stays, its cores are 85 % busy at about \
+        "At {pace:.0} messages/s the server used {:.0} % of its {}{}{}; if the cost per message stays, its cores are 85 % busy at about \
          {cpu_bound:.0} messages/s.",
         share * 100.0,
-        numbers.server_cores,
+        numbers.cores_text(),
         when_measured(run),
         if behind >= BEHIND_TOLD {
             format!(", and {:.0} % of that again behind the load, for what was queued", behind * 100.0)

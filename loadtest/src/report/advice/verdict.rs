@@ -24,7 +24,7 @@ const SYNC_SHARE: f64 = 0.5;
 pub(super) fn verdict(run: &RunResult, numbers: &Numbers) -> (Bottleneck, Vec<String>) {
     let server = numbers.server_share.map_or_else(
         || "the server's CPU was not measured".to_owned(),
-        |share| format!("the server used {:.0} % of its {} core(s)", share * 100.0, numbers.server_cores),
+        |share| format!("the server used {:.0} % of its {}", share * 100.0, numbers.cores_text()),
     );
     if let Some(text) = ungreeted(run) {
         return (Bottleneck::Limit, vec![text]);
@@ -58,9 +58,9 @@ pub(super) fn verdict(run: &RunResult, numbers: &Numbers) -> (Bottleneck, Vec<St
     }
     if let Some(share) = numbers.server_share.filter(|&share| share >= BUSY) {
         let mut text = format!(
-            "The server used {:.0} % of its {} core(s) at {:.0} messages/s{}: its CPU set the pace",
+            "The server used {:.0} % of its {} at {:.0} messages/s{}: its CPU set the pace",
             share * 100.0,
-            numbers.server_cores,
+            numbers.cores_text(),
             run.per_second_when_measured(),
             when_measured(run)
         );
