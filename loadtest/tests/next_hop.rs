@@ -152,3 +152,32 @@ fn what_a_server_sends_twice_behind_the_last_is_seen() {
     let of = |field: &str| result.settings["difference"][field].as_u64();
     assert_eq!((of("lost"), of("delivered"), of("duplicated"), output.status.code()), (Some(0), Some(5), Some(1), Some(1)), "{said}");
 }
+
+/// What happened: what was drawn could not be had again, though the page on trust said that the seed is in the result: the next hop and the
+/// background had seeds that stood nowhere, and `run` took none.
+#[test]
+fn a_run_of_the_same_seed_draws_the_same_sizes_and_faults() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let load =
+        "[load]\nmessages = 40\nsize = \"lognormal:2000:1\"\npipelining = false\n[sink]\nfault = [\"mail:451:0.5\", \"dot:452:0.3\"]\n";
+    let text = format!("name = \"drawn\"\nabout = \"Short.\"\nseconds = 60\n{load}[expect]\nquiet_s = 0\n");
+    std::fs::write(path("drawn.toml"), text).unwrap();
+    let drawn = |seed: &str| {
+        let next_hop = free_port().unwrap();
+        let to = start_server(next_hop, None).to_string();
+        let arguments = ["run", &path("drawn.toml"), "--to", &to, "--next-hop", &next_hop.to_string(), "--seed", seed];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+        let output = command.args(arguments).args(["--output", &path("results"), "--folder", &path("")]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        let result = RunResult::read(Path::new(&path("results/drawn.json"))).unwrap();
+        assert_eq!(result.settings["seed"].to_string(), seed);
+        let refusals = result.settings["sinks"][0]["refusals"].to_string();
+        assert!(refusals.contains("451") && refusals.contains("452"), "{refusals}");
+        (result.acknowledged_bytes, refusals, result.settings["seeds"].clone())
+    };
+    let (first, again, other) = (drawn("7"), drawn("7"), drawn("8"));
+    assert_eq!(first, again);
+    assert!(first.0 != other.0 && first.1 != other.1 && first.2 != other.2, "{first:?} {other:?}");
+}

@@ -22,7 +22,8 @@ use crate::{
     },
 };
 
-/// Sessions and what they send. The keys are those of `ringpost-load source`.
+/// Sessions and what they send. The keys are those of `ringpost-load source`, but for `--lmtp`, `--linger` and `--gently`, and for `--domain`,
+/// `--sender` and `--hello`, which are those that `source` has by itself. Its seed follows from that of the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoadPlan {

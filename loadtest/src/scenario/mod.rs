@@ -7,6 +7,7 @@ mod load_plan;
 mod mix;
 pub mod run;
 pub mod runner;
+mod seeds;
 pub mod text;
 mod under_test;
 
@@ -82,7 +83,8 @@ pub struct EnginePlan {
     pub kill_after_s: Option<f64>,
 }
 
-/// The next hop of a scenario. The keys are those of `ringpost-load sink`.
+/// The next hop of a scenario. The keys are those of `ringpost-load sink` that say how it behaves, but for `--without`, `--size-max` and `--down`:
+/// it speaks SMTP with all extensions, and is there all the time unless it flaps. Its seed follows from that of the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SinkPlan {

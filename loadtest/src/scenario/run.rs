@@ -42,6 +42,10 @@ pub struct RunArguments {
     /// run, steady rates stay. The result has the schedule that ran.
     #[arg(long)]
     pub seconds: Option<f64>,
+    /// Content, sizes, recipients, arrivals, aborts and what next hops do follow from it. Default: one is chosen for each run; the result has it,
+    /// and those that load, background and next hops have from it. With several sessions it is the replies that decide which of them sends what.
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
     /// A server that runs: HOST:PORT, instead of an engine of one's own.
     #[arg(long, help_heading = "Server")]
     pub to: Option<String>,
@@ -216,7 +220,7 @@ impl RunArguments {
                 },
             },
         };
-        Ok(Place { server, cores, folder: self.folder.clone(), keep: self.keep, seconds: self.seconds })
+        Ok(Place { server, cores, folder: self.folder.clone(), keep: self.keep, seconds: self.seconds, seed: self.seed })
     }
 
     /// Writes all results as one file and one page; the exit code, and what is to be said of it.

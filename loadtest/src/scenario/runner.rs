@@ -16,11 +16,13 @@ use crate::{
     live::{Beside, SourceRun, Viewer, add_end_to_end, run_source},
     machine::Machine,
     process::tree_use,
+    random::Random,
     run_result::{Load, RunFacts, RunResult},
     scenario::{
         Scenario,
         arrivals::wait_for_arrivals,
         background::Background,
+        seeds::Seeds,
         under_test::{UnderTest, check_settings, death, hold},
     },
     server_cpu::CpuByPhase,
@@ -45,6 +47,8 @@ pub struct Place {
     pub keep: bool,
     /// Instead of the scenario's seconds ([`Scenario::within`]).
     pub seconds: Option<f64>,
+    /// What all that is drawn follows from; none: one is chosen for each run.
+    pub seed: Option<u64>,
 }
 
 /// The server under test.
@@ -132,19 +136,20 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
     }
     let machine = Machine::observe(folder.path(), &place.server.version());
     let (accepted, delivered) = (folder.path().join("accepted.ledger"), folder.path().join("delivered.ledger"));
-    let sinks = start_sinks(scenario, place, &delivered)?;
+    let seed = place.seed.unwrap_or_else(Random::fresh_seed);
+    let (sinks, seeds) = start_sinks(scenario, place, &delivered, seed)?;
     let mut under_test = UnderTest::start(scenario, place, folder.path(), sinks.iter().map(|sink| sink.address).collect())?;
     let seconds = scenario.seconds;
     let data = |error: String| Failure::Data(format!("{}: {error}", scenario.name));
     let mut options = scenario.load.options(&scenario.folder, under_test.address, &place.cores, seconds).map_err(data)?;
-    options.ledger = Some(accepted.clone());
+    (options.ledger, options.seed) = (Some(accepted.clone()), seeds.load);
     let initial_metrics = under_test.counters();
     let cpu_before = under_test.cpu();
     let background = match &scenario.background {
         Some(plan) => {
             let mut options = plan.options(&scenario.folder, under_test.address, &place.cores, seconds + 5.0).map_err(data)?;
             // Nobody measures it, and yet its mail is mail that must arrive.
-            options.ledger = Some(accepted.clone());
+            (options.ledger, options.seed) = (Some(accepted.clone()), seeds.background);
             Some(Background::start(options)?)
         }
         None => None,
@@ -178,7 +183,7 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
     failures.extend(under_test.end().filter(|failure| !deliveries.failures.contains(failure)));
     let load = Load { server_cores: place.server.cores().or(ran.server_cores), ..load_of(&options, &ran.report) };
     let settings = json!({
-        "scenario": scenario, "seconds": seconds, "planned_s": planned_s, "seed": options.seed, "server": place.server.describe(), "recovery_s": recovery_s,
+        "scenario": scenario, "seconds": seconds, "planned_s": planned_s, "seed": seed, "seeds": seeds, "server": place.server.describe(), "recovery_s": recovery_s,
         "sinks": deliveries.sinks, "difference": deliveries.difference, "drain_s": deliveries.drain_s,
         "last_trouble": ran.report.last_trouble, "background": in_background,
     });
@@ -225,11 +230,12 @@ impl Server {
     }
 }
 
-fn start_sinks(scenario: &Scenario, place: &Place, ledger: &Path) -> Result<Vec<Sink>, Failure> {
+/// Starts the next hops, where there are some, and says what all parts draw from.
+fn start_sinks(scenario: &Scenario, place: &Place, ledger: &Path, seed: u64) -> Result<(Vec<Sink>, Seeds), Failure> {
     let listen = match (&scenario.sink, &place.server) {
         // A server that runs sends mail on in every scenario: what nobody took of one would come as foreign to the next.
         (_, Server::Running { next_hop: Some(address), .. }) => *address,
-        (None, _) | (_, Server::Running { next_hop: None, .. }) => return Ok(Vec::new()),
+        (None, _) | (_, Server::Running { next_hop: None, .. }) => return Ok((Vec::new(), Seeds::new(seed, 0))),
         (Some(_), Server::Own { .. }) => SocketAddr::from(([127, 0, 0, 1], 0)),
     };
     let plan = scenario.sink.clone().unwrap_or_default();
@@ -247,7 +253,9 @@ fn start_sinks(scenario: &Scenario, place: &Place, ledger: &Path) -> Result<Vec<
         ..SinkOptions::new(listen, place.cores.0[0])
     };
     let hosts = if matches!(place.server, Server::Own { .. }) { plan.hosts } else { 1 };
-    (0..hosts).map(|_| Ok(Sink::start(options.clone())?)).collect()
+    let seeds = Seeds::new(seed, hosts);
+    let sinks = seeds.sinks.iter().map(|&seed| Sink::start(SinkOptions { seed, ..options.clone() }));
+    Ok((sinks.collect::<Result<_, _>>()?, seeds))
 }
 
 /// Waits until the queue is empty, ends the next hops and compares the ledgers. Where the wait is interrupted, or the engine has died, there is
