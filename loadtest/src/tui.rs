@@ -1,4 +1,5 @@
-//! A run on a full screen: latencies by phase, their distribution, rates over time, errors, CPU. `q` ends the run.
+//! A run on a full screen: latencies by phase, their distribution, rates over time, errors, CPU. `q` ends the run. Where there are no columns for
+//! a distribution beside the phases, `h` puts it in the place of the last curve.
 //!
 //! [`Screen`] holds what is shown and draws it; [`Tui`] has the terminal and the keys. The terminal is put back when the view is
 //! dropped, and by the panic hook of `ratatui` when something panics.
@@ -38,6 +39,9 @@ const TABLE_WIDTH: u16 = 19 + 9 + 6 * 8 + 7 + 2;
 
 /// A distribution in fewer columns says nothing.
 const DISTRIBUTION_WIDTH_MIN: u16 = 20;
+
+/// Columns of a step of a distribution.
+const STEP_WIDTH: u16 = 4;
 
 /// Lines of the table of phases: all of them, its header and its frame.
 const PHASES_HEIGHT: u16 = Phase::COUNT as u16 + 3;
@@ -80,6 +84,8 @@ pub struct Screen {
     errors: ErrorCounts,
     server: Option<ProcessSample>,
     generator: Option<ProcessSample>,
+    /// The distribution stands in the place of the last curve, where there is no room for both.
+    histogram: bool,
     ending: bool,
 }
 
@@ -117,6 +123,11 @@ impl Screen {
         self.selected = if down { (self.selected + 1).min(last) } else { self.selected.saturating_sub(1) };
     }
 
+    /// Puts the distribution into the place of the last curve, or that back.
+    pub fn turn(&mut self) {
+        self.histogram = !self.histogram;
+    }
+
     /// Draws it all.
     pub fn draw(&self, frame: &mut Frame<'_>) {
         let Rect { width, height, .. } = frame.area();
@@ -134,7 +145,8 @@ impl Screen {
         ])
         .areas(frame.area());
         self.draw_head(frame, head);
-        if middle.width < TABLE_WIDTH + DISTRIBUTION_WIDTH_MIN {
+        let is_narrow = middle.width < TABLE_WIDTH + DISTRIBUTION_WIDTH_MIN;
+        if is_narrow {
             self.draw_phases(frame, middle);
         } else {
             let [table, distribution] =
@@ -144,10 +156,19 @@ impl Screen {
         }
         let [rates, latencies] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas(curves);
         self.draw_curve(frame, rates, "acknowledged per second, errors in red", |point| point.rate, Some(|point: &Point| point.errors));
-        self.draw_curve(frame, latencies, "p99 of transactions, ms", |point| point.p99_ms, None);
+        if is_narrow && self.histogram {
+            self.draw_distribution(frame, latencies);
+        } else {
+            self.draw_curve(frame, latencies, "p99 of transactions, ms", |point| point.p99_ms, None);
+        }
         let [errors, load] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas(foot);
         self.draw_errors(frame, errors);
-        self.draw_cpu(frame, load);
+        let turn = match (is_narrow, self.histogram) {
+            (false, _) => "",
+            (true, false) => "h: histogram  ",
+            (true, true) => "h: p99  ",
+        };
+        self.draw_cpu(frame, load, &format!("{turn}arrows: phase  q: end"));
     }
 
     fn draw_head(&self, frame: &mut Frame<'_>, area: Rect) {
@@ -160,12 +181,7 @@ impl Screen {
                 self.seconds, self.acknowledged, self.in_flight, self.connections
             )),
         ]);
-        let keys = Line::raw("arrows: phase   q: end ");
-        let fits = line.width() + keys.width() < usize::from(area.width);
         frame.render_widget(line, area);
-        if fits {
-            frame.render_widget(keys.alignment(Alignment::Right), area);
-        }
     }
 
     fn draw_phases(&self, frame: &mut Frame<'_>, area: Rect) {
@@ -195,11 +211,14 @@ impl Screen {
             frame.render_widget(Block::bordered(), area);
             return;
         };
-        let most = row.steps.iter().map(|&(_, count)| count).max().unwrap_or(1).max(1);
+        // Of more steps than there is room for neighbours are one: what is cut off at the right would be the tail.
+        let room = usize::from(area.width.saturating_sub(2) / STEP_WIDTH).max(1);
+        let together = row.steps.chunks(row.steps.len().div_ceil(room).max(1));
+        let steps: Vec<(u64, u64)> = together.map(|steps| (steps[0].0, steps.iter().map(|&(_, count)| count).sum())).collect();
+        let most = steps.iter().map(|&(_, count)| count).max().unwrap_or(1).max(1);
         // A long tail is thin: the root lets it be seen.
         let height = |count: u64| ((count as f64 / most as f64).sqrt() * 1000.0).ceil() as u64;
-        let bars: Vec<Bar<'_>> = row
-            .steps
+        let bars: Vec<Bar<'_>> = steps
             .iter()
             .map(|&(from_ns, count)| Bar::default().value(height(count)).label(Line::from(short(from_ns))).text_value(String::new()))
             .collect();
@@ -207,7 +226,7 @@ impl Screen {
         let chart = BarChart::default()
             .block(Block::bordered().title(title))
             .data(BarGroup::default().bars(&bars))
-            .bar_width(4)
+            .bar_width(STEP_WIDTH)
             .bar_gap(0)
             .max(1000)
             .bar_style(Style::new().fg(Color::Green));
@@ -235,16 +254,23 @@ impl Screen {
     fn draw_errors(&self, frame: &mut Frame<'_>, area: Rect) {
         let mut kinds: Vec<_> = self.errors.iter().collect();
         kinds.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
-        let mut lines: Vec<Line<'_>> = kinds.iter().map(|(kind, count)| Line::raw(format!("{kind:<16} {count}"))).collect();
+        let mut lines: Vec<Line<'_>> =
+            kinds.iter().map(|&(kind, count)| Line::raw(format!("{:<16} {count}", String::from(kind)))).collect();
         if lines.is_empty() {
             lines.push(Line::raw("none"));
+        }
+        let room = usize::from(area.height.saturating_sub(2));
+        if lines.len() > room {
+            let more = lines.len() + 1 - room.max(1);
+            lines.truncate(room.saturating_sub(1));
+            lines.push(Line::raw(format!("… {more} more")));
         }
         let title = format!("errors: {}", self.errors.total());
         frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(title)), area);
     }
 
-    fn draw_cpu(&self, frame: &mut Frame<'_>, area: Rect) {
-        let block = Block::bordered().title("CPU, percent of one core");
+    fn draw_cpu(&self, frame: &mut Frame<'_>, area: Rect, keys: &str) {
+        let block = Block::bordered().title("CPU, percent of one core").title_bottom(Line::raw(keys).alignment(Alignment::Right));
         let inner = block.inner(area);
         frame.render_widget(block, area);
         let rows = Layout::vertical([Constraint::Length(1); 3]).split(inner);
@@ -308,6 +334,7 @@ impl Tui {
                 Event::Key(key) if key.kind == KeyEventKind::Press => match key.code {
                     KeyCode::Char('q') | KeyCode::Esc => self.screen.ending = true,
                     KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => self.screen.ending = true,
+                    KeyCode::Char('h') => self.screen.turn(),
                     KeyCode::Down | KeyCode::Char('j') => self.screen.select(true),
                     KeyCode::Up | KeyCode::Char('k') => self.screen.select(false),
                     _ => continue,
@@ -420,6 +447,37 @@ mod tests {
         }
         let head = text.lines().next().unwrap();
         assert!(head.contains("3 connections") && !head.contains("connectionsarrows"), "{head}");
+    }
+
+    /// What happened: below 105 columns there was no distribution, though the screen is for 80 of them; and of more errors than there are lines
+    /// some were not there, without a word.
+    #[test]
+    fn what_has_no_room_beside_comes_by_a_key_and_what_has_none_at_all_is_counted() {
+        let mut screen = filled();
+        let text = drawn(&screen, 80, 24);
+        assert!(
+            text.contains("p99 of transactions")
+                && !text.contains("root of counts")
+                && text.contains("h: histogram  arrows: phase  q: end")
+        );
+        screen.turn();
+        let text = drawn(&screen, 80, 24);
+        assert!(
+            text.contains("transaction (root of counts)") && !text.contains("p99 of transactions") && text.contains("h: p99"),
+            "{text}"
+        );
+        // Steps of 2 us to 2 s are more than 38 columns have: the last is there all the same.
+        let mut wide = Recorder::new();
+        (1..22).for_each(|octave| wide.record_ns(Phase::Transaction, 1024 << octave));
+        let part = wide.take(0, 0);
+        screen.add(&Second { number: 5, part: &part, totals: &part, server: None, generator: None });
+        let text = drawn(&screen, 80, 24);
+        let labels = text.lines().find(|line| line.contains("2u ")).unwrap();
+        assert!(labels.contains("536m"), "{text}");
+        assert!(!drawn(&screen, 110, 24).contains("h: "), "it is beside the phases");
+        (500..509).for_each(|code| screen.errors.add(ErrorKind::Reply(code), 1));
+        let text = drawn(&screen, 80, 24);
+        assert!(text.contains("… 7 more") && text.contains("501  ") && !text.contains("502  "), "{text}");
     }
 
     #[test]

@@ -153,7 +153,7 @@ pub struct SourceArguments {
     /// A live line per second also where standard error is no terminal.
     #[arg(long, conflicts_with = "quiet", help_heading = "Results")]
     pub live: bool,
-    /// A full-screen view: latencies by phase, rates, errors, CPU. q ends the run.
+    /// A full-screen view: latencies by phase, rates, errors, CPU. Arrows choose the phase of the histogram, h shows it on a narrow terminal, q ends the run.
     #[arg(long, conflicts_with_all = ["quiet", "live"], help_heading = "Results")]
     pub tui: bool,
 }
