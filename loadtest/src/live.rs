@@ -314,8 +314,8 @@ pub fn run_source(
     Ok(SourceRun { started, began, measurement, report, cpu, server_cpu, server_cores, interrupted, run })
 }
 
-/// Watches a sink until it is over or the end is asked for. Where it cannot take connections, it says so on standard error, once in ten seconds.
-pub fn watch_sink(sink: &Sink, threads: usize, limit: Option<Duration>, stop: &StopSignal, viewer: &mut dyn Viewer) {
+/// Watches a sink until it is over or the end is asked for; what it measured by then, which [`Sink::join`] has the rest of. Where it cannot take connections, it says so on standard error, once in ten seconds.
+pub fn watch_sink(sink: &Sink, threads: usize, limit: Option<Duration>, stop: &StopSignal, viewer: &mut dyn Viewer) -> Measurement {
     let mut gatherer = Gatherer::new(threads, Beside::default(), viewer);
     let mut quiet_since: Option<Instant> = None;
     while !sink.is_over() {
@@ -327,12 +327,13 @@ pub fn watch_sink(sink: &Sink, threads: usize, limit: Option<Duration>, stop: &S
                 writeln!(stderr(), "ringpost-load: no connection can be taken: {trouble}; they wait for others to end (see ulimit -n)");
         }
         if stop.is_asked() || !gatherer.viewer.goes_on() || limit.is_some_and(|limit| sink.began.elapsed() >= limit) {
-            return;
+            break;
         }
         if let Some(part) = sink.next_part(LOOK_EVERY) {
             gatherer.add(&part);
         }
     }
+    gatherer.measurement
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ pub mod advice;
 mod background;
 pub mod chart;
 pub mod charts;
+mod connections;
 pub mod format;
 pub mod hgrm;
 pub mod html;
@@ -19,13 +20,18 @@ use std::{
 };
 
 use clap::Args;
+use time::OffsetDateTime;
 
 use crate::{
     cli::{EXIT_NEGATIVE, EXIT_OK, Failure},
     content::raised_text,
+    machine::Machine,
+    measurement::Measurement,
+    phase::Phase,
     run_result::{RunResult, write_whole},
 };
 use background::background_text;
+use connections::connections_text;
 use format::{count, number, percentile_of, printable};
 use suite::{Suite, read_results};
 
@@ -100,7 +106,11 @@ pub fn text(results: &[RunResult], with_advice: bool) -> String {
             count(run.errors.total())
         ));
         run.failures.iter().for_each(|failure| text.push_str(&format!("    {}\n", printable(failure, &[]))));
-        for note in raised_text(run.load.sizes_raised.unwrap_or(0), run.transactions_begun).into_iter().chain(background_text(run)) {
+        for note in raised_text(run.load.sizes_raised.unwrap_or(0), run.transactions_begun)
+            .into_iter()
+            .chain(background_text(run))
+            .chain(connections_text(run))
+        {
             text.push_str(&format!("    note: {note}\n"));
         }
     }
@@ -133,6 +143,20 @@ pub fn write_histograms(folder: &Path, results: &[RunResult]) -> Result<(), Fail
         write(format!("{name}.hlog"), &interval_log::interval_log(&about, run.timestamp, &run.intervals))?;
     }
     Ok(())
+}
+
+/// The same of what was measured without a result: `NAME-PHASE.hgrm` and `NAME.hlog`.
+pub fn write_measured(folder: &Path, name: &str, machine: &Machine, started: OffsetDateTime, measured: Measurement) -> Result<(), Failure> {
+    let write = |file: String, text: &str| {
+        let path = folder.join(file);
+        write_whole(&path, text.as_bytes()).map_err(|reason| Failure::io(path.display(), reason))
+    };
+    let (totals, intervals) = measured.finish();
+    for phase in Phase::ALL.into_iter().filter(|&phase| !totals.histogram(phase).is_empty()) {
+        write(format!("{name}-{}.hgrm", phase.name()), &hgrm::hgrm(totals.histogram(phase)))?;
+    }
+    let about = format!("{name}, ringpost-load {}\n{}", machine.tool, machine.line());
+    write(format!("{name}.hlog"), &interval_log::interval_log(&about, started, &intervals))
 }
 
 /// A name that is safe as a file's and that no other run has.

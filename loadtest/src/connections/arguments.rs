@@ -1,20 +1,31 @@
 //! `ringpost-load idle`, `slowloris` and `churn`: their command lines, and what they print.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
+};
 
 use clap::Args;
 use serde_json::json;
 
 use crate::{
     cli::{EXIT_INTERRUPTED, EXIT_NEGATIVE, EXIT_OK, EXIT_UNAVAILABLE, Failure, say},
-    connections::{ConnectionsOptions, ConnectionsReport, Mode, run},
+    connections::{
+        ConnectionsOptions, ConnectionsReport, Mode,
+        result::{Facts, result},
+        run,
+    },
     live::{Beside, Lines, shown, usual_viewer},
+    machine::Machine,
     measurement::Measurement,
     percentile::told,
     phase::Phase,
     process::tree_use,
+    run_result::check_place,
+    server_cores::ThreadTimes,
     signals::StopSignal,
-    source::arguments::{Cores, MEASURED, check_server_pid, last_core, parse_cores, resolve, seconds_above_zero},
+    source::arguments::{Cores, MEASURED, check_server_pid, last_core, parse_core_list, parse_cores, resolve, seconds_above_zero},
 };
 
 /// What the three have in common.
@@ -38,6 +49,16 @@ pub struct Common {
     /// Process of the server, when it is on this machine: memory and CPU of it and of all processes below it are measured.
     #[arg(long)]
     pub server_pid: Option<u32>,
+    /// Its cores: 0,1 or 0-3. Default: those that the threads may use which do nine tenths of its work.
+    #[arg(long, requires = "server_pid", value_parser = parse_core_list, value_name = "CORES")]
+    pub server_cores: Option<Cores>,
+    /// Write the result as JSON, in place of a file that has this name; a connection that was greeted counts as a message there, and its opening
+    /// as the response.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Name in the result [default: that of the command]
+    #[arg(long, requires = "output", value_name = "TEXT")]
+    pub name: Option<String>,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -123,6 +144,7 @@ impl ChurnArguments {
 impl Common {
     fn run(&self, name: &str, connections: usize, mode: Mode, is_well: impl Fn(&ConnectionsReport) -> bool) -> Result<u8, Failure> {
         check_server_pid(self.server_pid, MEASURED)?;
+        self.output.as_deref().map_or(Ok(()), check_place)?;
         let options = ConnectionsOptions {
             to: resolve(&self.to)?,
             cores: match &self.cores {
@@ -135,10 +157,12 @@ impl Common {
             addresses: self.from_address.clone(),
             timeout: seconds_above_zero(self.timeout, "--timeout")?,
         };
+        let machine = Machine::observe(Path::new("."), "");
         let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
         let mut viewer = usual_viewer(self.quiet || self.json, Lines::of_connections());
         let used = || self.server_pid.and_then(|pid| tree_use(pid).ok());
         let before = used();
+        let threads = self.server_pid.and_then(|pid| ThreadTimes::of_server(pid).ok());
         let mut memory_per_connection = None;
         let mut when_open = |open: u64| {
             if let (Some(before), Some(now)) = (before, used()) {
@@ -147,7 +171,10 @@ impl Common {
         };
         let server_pid = || self.server_pid;
         let beside = Beside { server_pid: Some(&server_pid), sinks: &[] };
-        let (report, measurement) = run(options, beside, &stop, &mut *viewer, &mut when_open)?;
+        let (started, began) = (SystemTime::now(), Instant::now());
+        let (report, measurement) = run(options.clone(), beside, &stop, &mut *viewer, &mut when_open)?;
+        let lasted_s = began.elapsed().as_secs_f64();
+        let server_cores = threads.and_then(|threads| threads.cores_since());
         let server_cpu = before.zip(used()).map(|(before, after)| after.cpu.saturating_sub(before.cpu).as_secs_f64());
         let text = summary(name, &report, &measurement, memory_per_connection, server_cpu);
         if self.json {
@@ -155,16 +182,61 @@ impl Common {
         } else {
             print(name, self.seconds, connections as u64, &report, &measurement, memory_per_connection, server_cpu)?;
         }
-        Ok(match is_well(&report) {
+        let code = match is_well(&report) {
             _ if stop.is_asked() => EXIT_INTERRUPTED,
             true => EXIT_OK,
             false if measurement.totals().histogram(Phase::Connect).is_empty() => EXIT_UNAVAILABLE,
             false => EXIT_NEGATIVE,
-        })
+        };
+        let Some(path) = &self.output else { return Ok(code) };
+        let facts = Facts {
+            name: self.name.clone().unwrap_or_else(|| name.to_owned()),
+            started,
+            lasted_s,
+            failures: failures(code, lasted_s, connections as u64, &report),
+            interrupted: code == EXIT_INTERRUPTED,
+            server_cpu_s: server_cpu,
+            server_cores: self.server_cores.as_ref().map(|cores| cores.0.len() as u32).or(server_cores),
+            server_memory_before: before.map(|before| before.memory_bytes),
+            machine,
+        };
+        result(&options, &report, measurement, facts).write(path).map(|()| code)
     }
 }
 
-fn us(time: Duration) -> u64 {
+/// What did not hold, as sentences; nothing where the exit code says that all did.
+fn failures(code: u8, lasted_s: f64, connections: u64, report: &ConnectionsReport) -> Vec<String> {
+    let mut failures = Vec::new();
+    if code == EXIT_OK {
+        return failures;
+    }
+    if code == EXIT_INTERRUPTED {
+        failures.push(format!("it was interrupted after {lasted_s:.2} s"));
+    }
+    if report.failed > 0 {
+        failures.push(format!(
+            "{} connections failed; the last trouble: {}",
+            report.failed,
+            report.last_trouble.as_deref().unwrap_or("none")
+        ));
+    }
+    failures.extend(silent_text(connections, report));
+    if report.closed_by_server > 0 {
+        failures.push(format!("the server closed {} connections", report.closed_by_server));
+    }
+    if failures.is_empty() {
+        failures.push("no connection was greeted".to_owned());
+    }
+    failures
+}
+
+/// A sentence where connections neither failed nor came to anything.
+fn silent_text(connections: u64, report: &ConnectionsReport) -> Option<String> {
+    let silent = connections.checked_sub(report.greeted + report.failed).filter(|&silent| silent > 0)?;
+    Some(format!("{silent} were connected, or tried to be, and never greeted: the server has too few processes or threads"))
+}
+
+pub(super) fn us(time: Duration) -> u64 {
     time.as_micros() as u64
 }
 
@@ -209,8 +281,8 @@ fn print(
         report.open_max,
         report.open_at_end
     ))?;
-    if let Some(silent) = connections.checked_sub(report.greeted + report.failed).filter(|&silent| silent > 0) {
-        say(&format!("{silent} were connected, or tried to be, and never greeted: the server has too few processes or threads"))?;
+    if let Some(text) = silent_text(connections, report) {
+        say(&text)?;
     }
     if let Some((least, most)) = report.closed_after {
         say(&format!("the server closed {} of them after {least:.1?} to {most:.1?}", report.closed_by_server))?;

@@ -154,8 +154,9 @@ async fn keep(core: Rc<Core>, index: usize) {
     loop {
         let settle = |core: &Core| core.shared.settled.fetch_add(1, Relaxed);
         match greet(&core, from, &deadline).await {
-            Ok(conn) => {
+            Ok((conn, took)) => {
                 count(&core, true);
+                core.desk.borrow_mut().recorder.record(Phase::Transaction, took);
                 if std::mem::take(&mut first) {
                     settle(&core);
                 }
@@ -193,8 +194,8 @@ fn count(core: &Core, opens: bool) {
     }
 }
 
-/// Connects, reads the banner and, unless it leaves at once, says EHLO.
-async fn greet(core: &Core, from: Option<IpAddr>, deadline: &Deadline) -> io::Result<Conn> {
+/// Connects, reads the banner and, unless it leaves at once, says EHLO; the connection, and how long all of it took.
+async fn greet(core: &Core, from: Option<IpAddr>, deadline: &Deadline) -> io::Result<(Conn, Duration)> {
     let place = core.gate.enter().await;
     let began = Instant::now();
     deadline.set(began + core.options.timeout);
@@ -211,7 +212,7 @@ async fn greet(core: &Core, from: Option<IpAddr>, deadline: &Deadline) -> io::Re
         core.desk.borrow_mut().recorder.record(Phase::Ehlo, greeted.elapsed());
     }
     drop(place);
-    Ok(conn)
+    Ok((conn, began.elapsed()))
 }
 
 /// Reads a reply to its last line; anything but the class that is wanted is an error.

@@ -2,6 +2,7 @@
 
 pub mod arguments;
 mod core;
+mod result;
 
 use std::{
     io,

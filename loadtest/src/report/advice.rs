@@ -71,6 +71,10 @@ pub struct Advice {
 
 /// Judges a run.
 pub fn advise(run: &RunResult) -> Advice {
+    if run.settings["connections"].is_object() {
+        let text = "Connections without mail: there is no pace of messages to explain.".to_owned();
+        return Advice { bottleneck: Bottleneck::Nothing, sentences: vec![text], capacity: None };
+    }
     let numbers = Numbers::new(run);
     let (bottleneck, found) = verdict(run, &numbers);
     // What was refused is no part of the figures that the verdict is about: it comes first, unless it is the verdict.

@@ -8,6 +8,7 @@ use super::{
     advice::{Advice, advise},
     background::background_text,
     charts,
+    connections::connections_text,
     format::{bytes, count, escape, latency, number, percentile, percentile_of},
     suite::Suite,
 };
@@ -207,6 +208,7 @@ fn facts(body: &mut String, run: &RunResult) {
     words.extend(content(if scenario.is_object() { &scenario["load"] } else { &run.settings }));
     words.extend(raised_text(run.load.sizes_raised.unwrap_or(0), run.transactions_begun));
     words.extend(background_text(run));
+    words.extend(connections_text(run));
     let ledgers = &run.settings["difference"];
     let of = |name: &str| ledgers[name].as_u64().map(count).unwrap_or_default();
     if ledgers.is_object() {

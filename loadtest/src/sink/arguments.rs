@@ -1,19 +1,24 @@
 //! `ringpost-load sink`: its command line, and what it prints.
 
 use std::{
+    fs,
     io::{Write, stderr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use clap::Args;
+use time::OffsetDateTime;
 
 use crate::{
     cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say},
     live::{Lines, shown_ns, usual_viewer, watch_sink},
+    machine::Machine,
     percentile::PERCENTILES,
     pinning,
     random::Random,
+    report::write_measured,
+    run_result::check_place,
     signals::StopSignal,
     sink::{
         Flapping, Sink, SinkOptions, SinkReport,
@@ -80,6 +85,9 @@ pub struct SinkArguments {
     /// Decides which faults happen when.
     #[arg(long, help_heading = "Behaviour")]
     pub seed: Option<u64>,
+    /// Write latencies end to end for HdrHistogram viewers into this folder: sink-end_to_end.hgrm and sink.hlog.
+    #[arg(long, value_name = "DIR")]
+    pub hgrm: Option<PathBuf>,
     /// Print the summary as one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -144,21 +152,30 @@ impl SinkArguments {
         pinning::raise_open_files();
         let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
         let limit = self.seconds.map(|number| seconds_above_zero(number, "--seconds")).transpose()?;
+        if let Some(folder) = &self.hgrm {
+            fs::create_dir_all(folder).map_err(|error| Failure::io(folder.display(), error))?;
+            check_place(&folder.join("sink.hlog"))?;
+        }
+        let machine = Machine::observe(Path::new("."), "");
+        let started = OffsetDateTime::now_utc();
         let sink = Sink::start(options.clone())?;
         // Whoever started it and does not listen knows the address.
         let _unread = writeln!(stderr(), "listening on {}", sink.address);
         let mut lines = Lines::of_sink();
         let mut viewer = usual_viewer(self.quiet, Lines::of_sink());
         let viewer = if self.live { &mut lines } else { &mut *viewer };
-        watch_sink(&sink, options.cores.len(), limit, &stop, viewer);
+        let mut measured = watch_sink(&sink, options.cores.len(), limit, &stop, viewer);
         sink.stop();
-        let (report, _) = sink.join()?;
+        let (report, rest) = sink.join()?;
+        rest.iter().for_each(|part| measured.add(part.second, &part.part));
+        // Both are tried: files that cannot be written do not cost the summary.
+        let written = self.hgrm.as_ref().map_or(Ok(()), |folder| write_measured(folder, "sink", &machine, started, measured));
         if self.json {
             say(&serde_json::to_string(&report).expect("a report is plain data"))?;
         } else {
             say(&report_text(&report))?;
         }
-        Ok(if report.damaged_all() == 0 { EXIT_OK } else { EXIT_NEGATIVE })
+        written.map(|()| if report.damaged_all() == 0 { EXIT_OK } else { EXIT_NEGATIVE })
     }
 }
 

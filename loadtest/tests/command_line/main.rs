@@ -1,6 +1,7 @@
 //! The built program from outside: what it prints and how it ends.
 
 mod completions;
+mod connections;
 mod ends;
 mod history;
 
