@@ -96,8 +96,13 @@ pub fn start(engine: &mut EngineProcess) -> io::Result<Duration> {
 
 /// Its counters; empty when it does not answer.
 pub fn counters(engine: &EngineProcess) -> BTreeMap<String, f64> {
+    flattened(&engine.stats())
+}
+
+/// Counters as `ringpost stats --json` has them, by their path.
+pub fn flattened(stats: &serde_json::Value) -> BTreeMap<String, f64> {
     let mut counters = BTreeMap::new();
-    flatten("", &engine.stats(), &mut counters);
+    flatten("", stats, &mut counters);
     counters
 }
 
@@ -202,8 +207,7 @@ mod tests {
 
     #[test]
     fn counters_are_numbers_by_their_path() {
-        let mut counters = BTreeMap::new();
-        flatten("", &serde_json::json!({"a": 1, "b": {"c": 2.5, "d": "x"}}), &mut counters);
+        let counters = flattened(&serde_json::json!({"a": 1, "b": {"c": 2.5, "d": "x"}}));
         assert_eq!(counters, BTreeMap::from([("a".into(), 1.0), ("b.c".into(), 2.5)]));
     }
 }

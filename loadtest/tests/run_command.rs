@@ -417,3 +417,44 @@ fn the_cores_of_a_server_that_runs_are_those_it_works_on() {
     };
     assert_eq!((cores(&[]), cores(&["--server-cores", "0-2"])), (Some(1), Some(3)));
 }
+
+/// What happened: of an engine that was not started here the result had the banner, whatever version that was, and none of its counters.
+#[test]
+fn an_engine_that_runs_says_what_it_is_and_its_counters() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    // No engine: this tool under its name, which takes mail and says a version. Who asks for counters is what lies beside the other.
+    std::fs::create_dir(path("beside")).unwrap();
+    std::fs::hard_link(env!("CARGO_BIN_EXE_ringpost-load"), path("ringpost")).unwrap();
+    std::fs::hard_link(env!("CARGO_BIN_EXE_ringpost-load"), path("beside/ringpost-load")).unwrap();
+    let answers = |script: &str| {
+        std::fs::write(path("beside/ringpost"), format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(path("beside/ringpost"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    let mut server = Command::new(path("ringpost"));
+    server.args(["sink", "--listen", "127.0.0.1:0", "--quiet"]);
+    let server = Server::start(server);
+    std::fs::write(path("one.toml"), "name = \"one\"\nabout = \"Short.\"\nseconds = 60\n[load]\nmessages = 3\n").unwrap();
+    let run = |more: &[&str]| {
+        let mut command = Command::new(path("beside/ringpost-load"));
+        command.args(["run", &path("one.toml"), "--to", &server.address, "--folder", &path(""), "--output", &path("results")]).args(more);
+        let output = command.output().unwrap();
+        (output.status.code(), text(&output), RunResult::read(&folder.path().join("results/one.json")).ok())
+    };
+    let (code, said, result) = run(&["--server-pid", &server.process.id().to_string()]);
+    let version = result.unwrap().machine.engine;
+    assert!(code == Some(0) && version.starts_with("ringpost-load ") && version.ends_with(')'), "{version}: {said}");
+    let stats = format!(
+        "[ \"$*\" = 'stats --json --socket /its/socket' ] || exit 2; echo >> {0}/asked; echo \"{{\\\"accepted\\\": $(wc -l < {0}/asked)}}\"",
+        path("")
+    );
+    answers(&stats);
+    let (code, said, result) = run(&["--control", "/its/socket"]);
+    let result = result.unwrap();
+    // The first was whether it answers.
+    assert_eq!((code, result.initial_metrics["accepted"], result.final_metrics["accepted"]), (Some(0), 2.0, 3.0), "{said}");
+    assert!(!result.machine.engine.starts_with("ringpost-load "), "it is not known to be what lies beside: {}", result.machine.engine);
+    answers("echo 'the engine is not running' >&2; exit 69");
+    let (code, said, _) = run(&["--control", "/its/socket"]);
+    assert!(code == Some(69) && said.contains("--control /its/socket: the engine is not running"), "{said}");
+}

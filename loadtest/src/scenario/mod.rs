@@ -7,6 +7,7 @@ mod load_plan;
 mod mix;
 pub mod run;
 pub mod runner;
+mod running_engine;
 mod seeds;
 pub mod text;
 mod under_test;

@@ -18,6 +18,7 @@ use crate::{
         BUILT_IN, Scenario,
         greeting::greeting,
         runner::{self, Place, Server, running_cannot},
+        running_engine::RunningEngine,
     },
     signals::StopSignal,
     source::arguments::{Cores, MEASURED, check_server_pid, parse_core_list, parse_cores, resolve, viewer},
@@ -52,12 +53,17 @@ pub struct RunArguments {
     /// With --to: where that server sends what it accepts; the next hop listens there.
     #[arg(long, requires = "to", value_name = "HOST:PORT", help_heading = "Server")]
     pub next_hop: Option<String>,
-    /// With --to: its process, when it is on this machine; CPU and memory are those of it and of all processes below it.
+    /// With --to: its process, when it is on this machine; CPU and memory are those of it and of all processes below it. Of an engine of ours
+    /// the result has its version instead of its banner.
     #[arg(long, requires = "to", help_heading = "Server")]
     pub server_pid: Option<u32>,
     /// With --server-pid: its cores, 0,1 or 0-3. Default: those that the threads may use which do nine tenths of its work.
     #[arg(long, requires = "server_pid", value_parser = parse_core_list, value_name = "CORES", help_heading = "Server")]
     pub server_cores: Option<Cores>,
+    /// With --to: the control socket of an engine of ours. Its counters before and after each run are in the result, and the advice rests on
+    /// them. Who asks it is its own program, known by --server-pid, or `ringpost` beside this program.
+    #[arg(long, requires = "to", value_name = "SOCKET", help_heading = "Server")]
+    pub control: Option<PathBuf>,
     /// The engine. Default: `ringpost` beside this program.
     #[arg(long, conflicts_with = "to", value_name = "PATH", help_heading = "Server")]
     pub engine: Option<PathBuf>,
@@ -114,6 +120,7 @@ impl RunArguments {
             ("--next-hop", self.next_hop.is_some()),
             ("--server-pid", self.server_pid.is_some()),
             ("--server-cores", self.server_cores.is_some()),
+            ("--control", self.control.is_some()),
         ];
         if let (None, Some((name, _))) = (&self.to, lonely.into_iter().find(|&(_, given)| given)) {
             return Err(Failure::Usage(format!("{name} is of a server that runs: say --to HOST:PORT, too")));
@@ -207,7 +214,8 @@ impl RunArguments {
                     return Err(Failure::Usage(format!("--next-hop {to} is the server itself: the next hop is where it sends mail to")));
                 }
                 let cores = self.server_cores.as_ref().map(|cores| cores.0.len() as u32);
-                Server::Running { to, next_hop, pid: self.server_pid, cores, banner: greeting(to)? }
+                let engine = self.running_engine()?;
+                Server::Running { to, next_hop, pid: self.server_pid, cores, banner: greeting(to)?, engine }
             }
             None => Server::Own {
                 binary: find_binary(self.engine.as_deref()).map_err(|reason| match &self.engine {
@@ -221,6 +229,16 @@ impl RunArguments {
             },
         };
         Ok(Place { server, cores, folder: self.folder.clone(), keep: self.keep, seconds: self.seconds, seed: self.seed })
+    }
+
+    /// What is known of the server where it is an engine of ours. With a control socket it has to answer.
+    fn running_engine(&self) -> Result<Option<RunningEngine>, Failure> {
+        let engine = RunningEngine::find(self.server_pid, self.control.as_deref());
+        let engine = engine.map_err(|reason| Failure::Unavailable(format!("--control: {reason}")))?;
+        if let (Some(engine), Some(socket)) = (&engine, &self.control) {
+            engine.counters().map_err(|error| Failure::Unavailable(format!("--control {}: {error}", socket.display())))?;
+        }
+        Ok(engine)
     }
 
     /// Writes all results as one file and one page; the exit code, and what is to be said of it.

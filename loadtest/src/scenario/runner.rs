@@ -22,6 +22,7 @@ use crate::{
         Scenario,
         arrivals::wait_for_arrivals,
         background::Background,
+        running_engine::RunningEngine,
         seeds::Seeds,
         under_test::{UnderTest, check_settings, death, hold},
     },
@@ -73,6 +74,8 @@ pub enum Server {
         cores: Option<u32>,
         /// What it says of itself in its banner.
         banner: String,
+        /// Which one it is, where it is one of ours and that is known.
+        engine: Option<RunningEngine>,
     },
 }
 
@@ -211,7 +214,7 @@ impl Server {
     fn version(&self) -> String {
         match self {
             Server::Own { binary, .. } => version_of(binary),
-            Server::Running { banner, .. } => banner.clone(),
+            Server::Running { banner, engine, .. } => engine.as_ref().and_then(RunningEngine::version).unwrap_or_else(|| banner.clone()),
         }
     }
 

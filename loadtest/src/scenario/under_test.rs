@@ -23,6 +23,7 @@ use crate::{
     scenario::{
         Scenario,
         runner::{Place, Server},
+        running_engine::RunningEngine,
     },
 };
 
@@ -34,6 +35,8 @@ pub(super) struct UnderTest {
     pub(super) address: SocketAddr,
     pub(super) engine: Option<Arc<Mutex<EngineProcess>>>,
     foreign_pid: Option<u32>,
+    /// One that runs elsewhere and is ours.
+    foreign: Option<RunningEngine>,
     /// CPU of processes that were killed.
     cpu_gone: Arc<Mutex<Duration>>,
     killer: Option<Killer>,
@@ -49,8 +52,8 @@ struct Killer {
 
 impl UnderTest {
     pub(super) fn start(scenario: &Scenario, place: &Place, folder: &Path, hops: Vec<SocketAddr>) -> Result<UnderTest, Failure> {
-        let (engine, address, foreign_pid) = match &place.server {
-            Server::Running { to, pid, .. } => (None, *to, *pid),
+        let (engine, address, foreign_pid, foreign) = match &place.server {
+            Server::Running { to, pid, engine, .. } => (None, *to, *pid, engine.clone()),
             Server::Own { binary, cores } => {
                 let mut engine = prepare(scenario, binary, cores, folder, hops)?;
                 engine::start(&mut engine).map_err(|error| match wrong_settings(&engine) {
@@ -59,10 +62,10 @@ impl UnderTest {
                     None => Failure::Unavailable(format!("{}: {error}", scenario.name)),
                 })?;
                 let address = engine.address;
-                (Some(Arc::new(Mutex::new(engine))), address, None)
+                (Some(Arc::new(Mutex::new(engine))), address, None, None)
             }
         };
-        Ok(UnderTest { address, engine, foreign_pid, cpu_gone: Arc::default(), killer: None })
+        Ok(UnderTest { address, engine, foreign_pid, foreign, cpu_gone: Arc::default(), killer: None })
     }
 
     pub(super) fn pid(&self) -> Option<u32> {
@@ -74,7 +77,12 @@ impl UnderTest {
     }
 
     pub(super) fn counters(&self) -> BTreeMap<String, f64> {
-        self.engine.as_ref().map(|engine| engine::counters(&hold(engine))).unwrap_or_default()
+        match (&self.engine, &self.foreign) {
+            (Some(engine), _) => engine::counters(&hold(engine)),
+            // One that does not answer any more has none.
+            (None, Some(foreign)) => foreign.counters().unwrap_or_default(),
+            (None, None) => BTreeMap::new(),
+        }
     }
 
     /// CPU time of all processes it was.
@@ -212,8 +220,14 @@ mod tests {
         };
         assert!(told.contains("signal: 9") && told.ends_with("one; two"), "{told}");
         let engine = Some(Arc::new(Mutex::new(engine)));
-        let under_test =
-            UnderTest { address: SocketAddr::from(([127, 0, 0, 1], 1)), engine, foreign_pid: None, cpu_gone: Arc::default(), killer: None };
+        let under_test = UnderTest {
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            engine,
+            foreign_pid: None,
+            foreign: None,
+            cpu_gone: Arc::default(),
+            killer: None,
+        };
         assert_eq!(under_test.end(), Some(told));
     }
 }
