@@ -3,6 +3,7 @@
 //! The first fields have the names that users of other mail load tests know; times there are seconds. Everything behind them is
 //! what makes the numbers trustworthy: full percentiles (nanoseconds), intervals, machine, command line.
 
+mod bounds;
 mod check;
 mod load;
 
@@ -19,6 +20,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+pub use bounds::Bounds;
 pub use load::Load;
 
 use crate::{
@@ -115,6 +117,9 @@ pub struct RunResult {
     pub server_cpu_measured: Option<MeasuredPart>,
     /// The load that was asked for.
     pub load: Load,
+    /// Where the server turns mail away, as far as that is known.
+    #[serde(default, skip_serializing_if = "Bounds::is_unknown")]
+    pub bounds: Bounds,
     /// Latencies by phase.
     pub phases: BTreeMap<Phase, PhaseSummary>,
     /// The run second by second.
@@ -213,6 +218,8 @@ pub struct RunFacts {
     pub fates: Fates,
     /// The load asked for.
     pub load: Load,
+    /// The server's bounds.
+    pub bounds: Bounds,
     /// Settings of the scenario.
     pub settings: serde_json::Value,
     /// Server counters before.
@@ -278,6 +285,7 @@ impl RunResult {
             server_cpu_by_phase: facts.server_cpu_by_phase,
             server_cpu_measured: measured.filter(|_| facts.server_cpu_s.is_none()).map(|cpu| cpu.within),
             load: facts.load,
+            bounds: facts.bounds,
             phases: Phase::ALL
                 .into_iter()
                 .filter(|&phase| !totals.histogram(phase).is_empty())

@@ -11,7 +11,7 @@ use crate::{
     phase::Phase,
     process::{Look, ProcessSample},
     random::Random,
-    run_result::{Fates, Load, RunFacts, RunResult},
+    run_result::{Bounds, Fates, Load, RunFacts, RunResult},
 };
 
 /// The model.
@@ -77,6 +77,7 @@ impl SampleRun {
             interrupted: false,
             fates: Fates::default(),
             load: Load { sessions: 8, generator_threads: 1, server_cores: Some(1), pipelined: true, ..Load::default() },
+            bounds: Bounds::default(),
             settings: serde_json::json!({"size": "4 KiB"}),
             initial_metrics: BTreeMap::new(),
             final_metrics: BTreeMap::new(),

@@ -8,7 +8,7 @@ use super::{ConnectionsOptions, ConnectionsReport, Mode, arguments::us};
 use crate::{
     machine::Machine,
     measurement::Measurement,
-    run_result::{Fates, Load, RunFacts, RunResult},
+    run_result::{Bounds, Fates, Load, RunFacts, RunResult},
 };
 
 /// What a result needs beside what the connections saw.
@@ -73,6 +73,7 @@ pub(super) fn result(options: &ConnectionsOptions, report: &ConnectionsReport, m
             server_cores: facts.server_cores,
             ..Load::default()
         },
+        bounds: Bounds::default(),
         settings,
         initial_metrics: Default::default(),
         final_metrics: Default::default(),

@@ -9,6 +9,7 @@ mod offer;
 mod pauses;
 mod presence;
 mod refusals;
+mod resources;
 mod verdict;
 
 use serde::Serialize;

@@ -17,7 +17,7 @@ use crate::{
     machine::Machine,
     process::tree_use,
     random::Random,
-    run_result::{Load, RunFacts, RunResult},
+    run_result::{Bounds, Load, RunFacts, RunResult},
     scenario::{
         Scenario,
         arrivals::wait_for_arrivals,
@@ -163,6 +163,10 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
     let beside = Beside { server_pid: Some(&pid), sinks: &sinks };
     let mut ran = run_source(options.clone(), beside, stop, viewer)?;
     let (cpu_loaded, loaded) = (under_test.cpu(), Instant::now());
+    let bounds = match &place.server {
+        Server::Own { .. } => Bounds::of_engine(&scenario.engine.settings, folder.path(), machine.memory_mib << 20),
+        Server::Running { .. } => Bounds::default(),
+    };
     // The noise in the background ends with what was measured.
     let in_background = background.map(Background::end);
     let recovery_s = under_test.killed()?;
@@ -198,6 +202,7 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
         interrupted: ran.interrupted,
         fates: fates(&ran.report),
         load,
+        bounds,
         settings,
         initial_metrics,
         final_metrics,

@@ -19,7 +19,7 @@ use crate::{
     pinning,
     process::tree_use,
     random::Random,
-    run_result::{Load, RunFacts, RunResult, check_place},
+    run_result::{Bounds, Load, RunFacts, RunResult, check_place},
     schedule::{RATE_FORM, Rate},
     signals::StopSignal,
     sizes::{SIZES_FORM, SizesArgument},
@@ -406,6 +406,7 @@ impl SourceArguments {
                 server_cores: self.server_cores.as_ref().map(|cores| cores.0.len() as u32).or(run.server_cores),
                 ..load_of(options, &run.report)
             },
+            bounds: Bounds::default(),
             settings: settings(self, options),
             initial_metrics: Default::default(),
             final_metrics: Default::default(),

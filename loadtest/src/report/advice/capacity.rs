@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{BUSY, Bottleneck, Numbers, delivery::backlog};
+use super::{BUSY, Bottleneck, Numbers, delivery::backlog, resources};
 use crate::run_result::RunResult;
 
 /// Share of its cores below which the cost of a message is that of a lightly loaded server.
@@ -69,7 +69,7 @@ pub(super) fn capacity(run: &RunResult, numbers: &Numbers, bottleneck: Bottlenec
                 .to_owned(),
         );
     }
-    sentences.extend(memory_runs_out(run));
+    sentences.extend(resources::sentences(run, backlog.as_ref(), cpu_bound));
     if let Some(backlog) = backlog {
         sentences.push(format!(
             "The queue grew by {:.0} messages/s: what leaves ({:.0} messages/s) is what it can carry for long.",
@@ -96,25 +96,4 @@ fn before_its_cores(bottleneck: Bottleneck) -> Option<&'static str> {
         Bottleneck::Generator | Bottleneck::EngineCpu | Bottleneck::Machine | Bottleneck::Nothing => None,
         Bottleneck::Pauses | Bottleneck::Concurrency | Bottleneck::Unknown => None,
     }
-}
-
-/// When the machine's memory is gone if the server's goes on growing as in the second half of the run.
-fn memory_runs_out(run: &RunResult) -> Option<String> {
-    let samples: Vec<(u64, u64)> = run.intervals.iter().filter_map(|i| Some((i.start_s, i.engine?.memory_bytes))).collect();
-    let (&(from_s, from), &(to_s, to)) = (samples.get(samples.len() / 2)?, samples.last()?);
-    if to_s < from_s + 5 {
-        return None;
-    }
-    let growth = (to as f64 - from as f64) / (to_s - from_s) as f64;
-    let free = run.machine.memory_mib as f64 * 1048576.0 - to as f64;
-    (growth > 1048576.0 && free > 0.0).then(|| {
-        format!(
-            "Its memory grew by {:.1} MiB/s to {:.0} MiB in the second half of the run: at that pace the machine's {} MiB are gone after {:.0} \
-             minutes.",
-            growth / 1048576.0,
-            to as f64 / 1048576.0,
-            run.machine.memory_mib,
-            free / growth / 60.0
-        )
-    })
 }
