@@ -47,7 +47,7 @@ impl NotApplied {
     }
 }
 
-/// How soon what cannot be taken now is tried again, and how late at most; a quarter sooner or later, so that many nodes do not ask at once.
+/// How soon what cannot be taken now is tried again, and how late at most; up to half of it sooner, so that many nodes do not ask at once.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// When what was refused is tried again.
@@ -365,11 +365,11 @@ mod tests {
         watch.asks(at(1000), 0);
         assert!(watch.answered(two()));
         let mut now = at(1000);
-        // With the least jitter three quarters of the wait.
+        // With the least jitter half of the wait.
         for wait_ms in [1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000] {
             watch.applied(named(2, "bb"), Err(NotApplied::NotNow("not yet".to_owned())), now, 0);
             assert!(watch.refused().is_some_and(|refused| refused.waits && refused.version == 2 && refused.reason == "not yet"));
-            let due = now + Duration::from_millis(wait_ms * 3 / 4);
+            let due = now + Duration::from_millis(wait_ms / 2);
             // Another question, as with a poll, does not have it tried any sooner.
             watch.heard(named(9, "false"));
             watch.asks(now, 0);
@@ -378,13 +378,13 @@ mod tests {
             now = due;
             watch.asks(now, 0);
             assert!(!watch.answered(None) && !watch.is_due(now), "with Valkey away it is not asked for without pause");
-            now = now + Duration::from_millis(wait_ms * 3 / 4);
+            now = now + Duration::from_millis(wait_ms / 2);
             watch.asks(now, 0);
             assert!(watch.answered(two()));
         }
         watch.applied(named(2, "bb"), Ok(()), now, 0);
         assert_eq!((watch.running(), watch.refused()), (2, None));
-        assert!(!watch.is_due(now + Duration::from_secs(2000)), "there is nothing to wait for");
+        assert!(!watch.is_due(now + Duration::from_secs(1700)), "there is nothing to wait for");
     }
 
     #[test]
