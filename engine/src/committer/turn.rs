@@ -7,7 +7,8 @@ use ringpost_spool::{AppendError, Appended, Content, RecordId, RecordWriter};
 use super::{Committer, LogHost};
 use crate::room_line::Place;
 
-/// The turn of one writer to append a message or a chunk: at once while nobody waits for room, else behind those who do.
+/// The turn of one writer to append a message or a chunk: at once while nobody waits for room, else behind those who do. It is over with the
+/// record, or when this is dropped.
 pub struct Turn<'c> {
     committer: &'c Committer,
     place: Place,
@@ -54,6 +55,7 @@ impl<'c> Turn<'c> {
         if appended.is_some() {
             committer.kick();
         }
+        self.leave();
         Ok((appended, result))
     }
 
@@ -64,13 +66,20 @@ impl<'c> Turn<'c> {
     }
 }
 
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
+impl Turn<'_> {
+    /// Whoever waits may go on.
+    fn leave(&mut self) {
         let line = &self.committer.line;
         line.leave(&mut self.place);
         if line.wants_call() {
             self.committer.kick();
         }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
