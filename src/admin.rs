@@ -138,12 +138,12 @@ async fn health(State(admin): State<Admin>) -> Response {
 
 async fn ready(State(admin): State<Admin>) -> Response {
     let runs = admin.is_ready.load(Ordering::Acquire);
-    let lacks_disk = runs && all_keep_reserve(&counters(&admin.shards, SHARD_ANSWER_MAX).await);
-    let is_ready = runs && !lacks_disk;
+    let why_not = if runs { why_not_ready(&counters(&admin.shards, SHARD_ANSWER_MAX).await) } else { None };
+    let is_ready = runs && why_not.is_none();
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut answer = serde_json::json!({ "ready": is_ready });
-    if lacks_disk {
-        answer["reason"] = "the disk has no more than spool.min_free_bytes and spool.min_free_inodes left: new mail gets 452".into();
+    if let Some(reason) = why_not {
+        answer["reason"] = reason.into();
     }
     // Mail is taken with a cluster and without: how that is says nothing of being ready, and is said beside it.
     if let Some(cluster) = &admin.cluster {
@@ -158,6 +158,18 @@ async fn ready(State(admin): State<Admin>) -> Response {
         }
     }
     (status, Json(answer)).into_response()
+}
+
+/// Why the node is not ready though all of its shards run; `None` if it is.
+fn why_not_ready(stats: &[Option<Vec<(&'static str, u64)>>]) -> Option<&'static str> {
+    let is_closed = |(name, value): &(&str, u64)| *name == "logs_closed" && *value > 0;
+    if stats.iter().flatten().flatten().any(is_closed) {
+        return Some(
+            "a log of the spool cannot be opened for want of a segment: what is in it waits and is not known to commands about the queue, and the \
+             shard whose own it is answers mail with 452",
+        );
+    }
+    all_keep_reserve(stats).then_some("the disk has no more than spool.min_free_bytes and spool.min_free_inodes left: new mail gets 452")
 }
 
 /// Whether whatever shard a connection comes to turns its mail away: each that answers keeps what the disk has left.
@@ -285,6 +297,16 @@ mod tests {
         let shard = |reserve| Some(vec![("sessions", 3), ("spool_reserve", reserve)]);
         assert!(all_keep_reserve(&[shard(1), shard(1)]) && all_keep_reserve(&[shard(1), None]));
         assert!(!all_keep_reserve(&[shard(1), shard(0)]) && !all_keep_reserve(&[None]) && !all_keep_reserve(&[]));
+    }
+
+    /// It said that it was ready, while commands about the queue waited for the disk.
+    #[test]
+    fn a_node_with_a_log_that_cannot_be_opened_is_not_ready() {
+        let shard = |closed| Some(vec![("spool_reserve", 0), ("logs_closed", closed)]);
+        assert_eq!(why_not_ready(&[shard(0), shard(0), None]), None);
+        assert!(why_not_ready(&[shard(0), shard(1)]).is_some_and(|reason| reason.contains("cannot be opened")));
+        let reserve = Some(vec![("spool_reserve", 1), ("logs_closed", 0)]);
+        assert!(why_not_ready(&[reserve]).is_some_and(|reason| reason.contains("min_free_bytes")));
     }
 
     fn headers(host: &str, token: Option<&str>) -> HeaderMap {

@@ -43,6 +43,7 @@ impl Shard {
                 match event {
                 Event::Opened => {
                     if lacks_segment.replace(false) {
+                        shard.closed_logs.borrow_mut().retain(|log| *log != number);
                         info!(shard = shard.id, log = number, "there is room for a segment again: the log is open");
                     }
                     if number == shard.id {
@@ -98,14 +99,15 @@ impl Shard {
                 Event::SegmentPrepared { written: false, .. } => shard.metrics.segments_unprepared.increment(),
                 Event::PrepareFailed { result, keeps_closed: true } => {
                     if !lacks_segment.replace(true) {
+                        shard.closed_logs.borrow_mut().push(number);
                         let (directory, words) = (committer.directory(), want_of_segment(-result, number == shard.id));
                         error!(shard = shard.id, log = number, directory = %directory.display(), bytes = shard.config().spool.segment_bytes.bytes(), errno = -result, "{words}");
                     }
-                    // Whoever comes is to hear of it, instead of nothing.
+                    // Whoever comes is to hear of it, instead of nothing, and who waits for its mail, too.
                     if number == shard.id {
                         answers.set(true);
-                        shard.wake_life();
                     }
+                    shard.wake_life();
                 }
                 Event::PrepareFailed { result, keeps_closed: false } => warn!(shard = shard.id, errno = -result, "a segment could not be prepared for want of room, descriptors or memory; tried again"),
                 Event::Reserve(on) if number == shard.id => {

@@ -210,6 +210,8 @@ pub struct Shard {
     pub(crate) routes_scratch: RefCell<Vec<DestinationId>>,
     /// Logs whose messages are not all queued yet.
     pub(crate) loading: Cell<usize>,
+    /// Of these the logs that cannot be opened for want of a segment, by number.
+    pub(crate) closed_logs: RefCell<Vec<u16>>,
     pub(crate) next_sequence: Cell<u64>,
     pub(crate) life: Cell<Life>,
     /// When the drain stops waiting for others.
@@ -353,6 +355,7 @@ pub(crate) fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         received_text: RefCell::new(Vec::with_capacity(RECEIVED_BYTES_MAX)),
         routes_scratch: RefCell::default(),
         loading: Cell::new(1 + plan.adopted.len()),
+        closed_logs: RefCell::default(),
         next_sequence: Cell::new(1),
         life: Cell::new(Life::Running),
         drain_until: Cell::new(None),

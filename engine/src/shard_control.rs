@@ -110,10 +110,10 @@ async fn take_time(shard: &Rc<Shard>, command: Command) -> Answer {
         Command::AwaitLimits => reloading::limits_kept(shard).await,
         Command::Summary(name) => summary::summarise(shard, name.as_deref()).await.map_or_else(Answer::Failed, Answer::Summary),
         Command::HandOver(call) => hand_over(shard.clone(), call).await,
-        command => {
-            shard.loaded().await;
-            reply(shard, command)
-        }
+        command => match shard.loaded_for_command().await {
+            Ok(()) => reply(shard, command),
+            Err(reason) => Answer::Failed(reason),
+        },
     }
 }
 
@@ -231,6 +231,7 @@ fn stats(shard: &Shard) -> Vec<(&'static str, u64)> {
         ("dispatches_of_others", shard.homes.guests() as u64),
         ("reports_waiting", shard.queue.borrow().reports_waiting() as u64),
         ("logs_loading", shard.logs_loading() as u64),
+        ("logs_closed", shard.logs_closed() as u64),
         ("connections_idle", connections.idle.into()),
         ("pool_created", shard.metrics.connects.get()),
         ("pool_reused", shard.metrics.reused.get()),
@@ -249,9 +250,38 @@ fn stats(shard: &Shard) -> Vec<(&'static str, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::{future::poll_fn, pin::pin, sync::mpsc, task::Poll};
 
     use super::*;
+    use crate::{
+        control::{Change, ChangeOrder, ListQuery, Selection},
+        test_shard::run,
+    };
+
+    /// They waited for as long as the disk had no room for it, while the node said that it was ready.
+    #[test]
+    fn commands_about_mail_of_a_log_that_cannot_be_opened_are_refused() {
+        run(async |shard| {
+            let selection = Selection::Matching(Default::default());
+            let hold = ChangeOrder { change: Change::Hold {}, selection, after: None, only_counts: false };
+            for command in [Command::Summary(None), Command::List(ListQuery::default()), Command::Change(hold)] {
+                shard.loading.set(1);
+                let mut waiting = pin!(take_time(&shard, command));
+                let is_answered = poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_ready())).await;
+                assert!(!is_answered, "it is being loaded");
+                shard.closed_logs.borrow_mut().push(7);
+                shard.wake_life();
+                let answer = waiting.await;
+                assert!(
+                    matches!(&answer, Answer::Failed(reason) if reason.starts_with("log 7 of the spool cannot be opened")),
+                    "{answer:?}"
+                );
+                shard.closed_logs.borrow_mut().clear();
+                shard.loading.set(0);
+            }
+            assert!(matches!(take_time(&shard, Command::Summary(None)).await, Answer::Summary(_)));
+        });
+    }
 
     /// Whoever waited for a task of a shard that had ended, while another still drained, waited until their own patience was over.
     #[test]

@@ -46,6 +46,29 @@ impl Shard {
         self.forget_waiter(key);
     }
 
+    /// As [`Shard::loaded`], for a command, which does not wait for room on a disk. Err, for the operator: a log cannot be opened for want of it.
+    pub(crate) async fn loaded_for_command(&self) -> Result<(), String> {
+        let key = self.life_of_task().await;
+        let closed = poll_fn(|_| {
+            let closed = self.closed_logs.borrow().first().copied();
+            if self.loading.get() == 0 || self.is_ending() || closed.is_some() { Poll::Ready(closed) } else { Poll::Pending }
+        })
+        .await;
+        self.forget_waiter(key);
+        match closed.filter(|_| !self.is_ending()) {
+            None => Ok(()),
+            Some(log) => Err(format!(
+                "log {log} of the spool cannot be opened: none of its segments is free and none can be made, the engine's own log says why. The mail in it \
+                 is not known before. It goes on by itself once there is room; repeat this then"
+            )),
+        }
+    }
+
+    /// Logs that cannot be opened now for want of a segment.
+    pub(crate) fn logs_closed(&self) -> usize {
+        self.closed_logs.borrow().len()
+    }
+
     /// Logs that are still being loaded.
     pub(crate) fn logs_loading(&self) -> usize {
         self.loading.get()

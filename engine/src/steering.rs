@@ -31,7 +31,9 @@ const NO_ROOM: &str = "the spool has no room left on its disk: what was changed 
 
 /// Carries out an order and waits until it is durable.
 pub(crate) async fn steer(shard: &Rc<Shard>, order: ChangeOrder) -> Answer {
-    shard.loaded().await;
+    if let Err(reason) = shard.loaded_for_command().await {
+        return Answer::Failed(reason);
+    }
     let steering = match Steering::new(shard, &order.change) {
         Ok(steering) => steering,
         Err(reason) => return Answer::Failed(reason),

@@ -23,7 +23,7 @@ pub(crate) async fn summarise(shard: &Rc<Shard>, name: Option<&str>) -> Result<S
 }
 
 async fn summarise_destinations(shard: &Rc<Shard>, name: Option<&str>) -> Result<Vec<DestinationSummary>, String> {
-    shard.loaded().await;
+    shard.loaded_for_command().await?;
     let destinations: Vec<DestinationId> =
         name.into_iter().flat_map(|name| shard.queue.borrow().destinations_named(name).collect::<Vec<_>>()).collect();
     if name.is_some() && destinations.is_empty() {
