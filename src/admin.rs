@@ -169,13 +169,17 @@ fn why_not_ready(stats: &[Option<Vec<(&'static str, u64)>>]) -> Option<&'static 
              shard whose own it is answers mail with 452",
         );
     }
-    all_keep_reserve(stats).then_some("the disk has no more than spool.min_free_bytes and spool.min_free_inodes left: new mail gets 452")
+    if all_say(stats, "spool_reserve") {
+        return Some("the disk has no more than spool.min_free_bytes and spool.min_free_inodes left: new mail gets 452");
+    }
+    all_say(stats, "mail_log_blocks")
+        .then_some("the mail log, which log.mail requires, cannot be written, or not as fast as mail comes: new mail gets 452")
 }
 
-/// Whether whatever shard a connection comes to turns its mail away: each that answers keeps what the disk has left.
-fn all_keep_reserve(stats: &[Option<Vec<(&'static str, u64)>>]) -> bool {
+/// Whether whatever shard a connection comes to turns its mail away for this: each that answers says so.
+fn all_say(stats: &[Option<Vec<(&'static str, u64)>>], gauge: &str) -> bool {
     let mut answered = stats.iter().flatten().peekable();
-    answered.peek().is_some() && answered.all(|counters| counters.iter().any(|(name, value)| *name == "spool_reserve" && *value > 0))
+    answered.peek().is_some() && answered.all(|counters| counters.iter().any(|(name, value)| *name == gauge && *value > 0))
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
@@ -295,8 +299,9 @@ mod tests {
     #[test]
     fn a_node_of_which_all_shards_keep_the_disks_reserve_is_not_ready() {
         let shard = |reserve| Some(vec![("sessions", 3), ("spool_reserve", reserve)]);
-        assert!(all_keep_reserve(&[shard(1), shard(1)]) && all_keep_reserve(&[shard(1), None]));
-        assert!(!all_keep_reserve(&[shard(1), shard(0)]) && !all_keep_reserve(&[None]) && !all_keep_reserve(&[]));
+        let all_keep = |stats: &[_]| all_say(stats, "spool_reserve");
+        assert!(all_keep(&[shard(1), shard(1)]) && all_keep(&[shard(1), None]));
+        assert!(!all_keep(&[shard(1), shard(0)]) && !all_keep(&[None]) && !all_keep(&[]));
     }
 
     /// It said that it was ready, while commands about the queue waited for the disk.

@@ -249,7 +249,9 @@ fn why(socket: &Path, id: &str, output: Output, mail_log: Option<&MailOutput>) -
         eprintln!("ringpost: the engine is not running: only the mail log is searched, the queue cannot be asked");
     }
     let unknown = ExitCode::from(if is_running { EXIT_NEGATIVE } else { EXIT_UNAVAILABLE });
-    let Some(MailOutput::File(path)) = mail_log else {
+    // To open a pipe is to wait for who writes to it, and to read it takes from who reads it.
+    let is_searchable = |path: &Path| std::fs::metadata(path).map_or(true, |file| file.is_file());
+    let Some(MailOutput::File(path)) = mail_log.filter(|log| matches!(log, MailOutput::File(path) if is_searchable(path))) else {
         eprintln!("ringpost: no word of message {id}: the mail log, which would know of earlier ones, is no file that can be searched");
         return unknown;
     };

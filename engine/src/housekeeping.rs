@@ -66,6 +66,11 @@ impl Shard {
         }
     }
 
+    /// Is new mail refused because its lines would be lost, and `log.mail` requires them?
+    pub(crate) fn waits_for_mail_log(&self) -> bool {
+        self.config().log.mail == ringpost_config::MailLog::Required && !self.mail_log.has_room()
+    }
+
     /// There is something to give back or pass on later.
     pub(crate) fn wake_housekeeping(&self) {
         if let Some(waker) = self.housekeeping.take() {

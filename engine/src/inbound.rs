@@ -329,7 +329,7 @@ impl Inbound {
             shard.metrics.deferred_by_us.increment();
             return Verdict::Refuse(NO_ROOM);
         }
-        if shard.config().log.mail == ringpost_config::MailLog::Required && !shard.mail_log.has_room() {
+        if shard.waits_for_mail_log() {
             shard.metrics.deferred_by_us.increment();
             return Verdict::Refuse(LOG_BUSY);
         }

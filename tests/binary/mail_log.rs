@@ -1,12 +1,16 @@
 //! What the mail log says of attempts that come to nothing.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::client::Client;
 use crate::node::{Node, PATIENCE, Setup, free_port};
+use crate::shards::on_one_core;
 
 /// Waits for a line of the mail log with all of `parts`.
 fn wait_for_line(node: &Node, parts: &[&str]) {
@@ -70,7 +74,10 @@ fn an_accepted_message_names_its_listener() {
 #[test]
 fn a_log_that_cannot_be_written_keeps_its_lines_and_refuses_mail_where_it_is_required() {
     let retries = "mail = \"required\"\n[queue]\nretry_base = \"1s\"\nretry_cap = \"2s\"\n";
-    let node = Node::start(&Setup { retries, ..Setup::new() });
+    let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let extra = format!("[admin]\naddress = \"{admin}\"\n");
+    let node = Node::start(&on_one_core(Setup { retries, extra: extra.leak(), ..Setup::new() }, 1));
+    assert!(readiness(admin).starts_with("HTTP/1.1 200 "));
     let (log, other) = (node.folder.path().join("mail.log"), node.folder.path().join("other"));
     symlink("/dev/full", &other).unwrap();
     std::fs::rename(&other, &log).unwrap();
@@ -89,6 +96,9 @@ fn a_log_that_cannot_be_written_keeps_its_lines_and_refuses_mail_where_it_is_req
         std::thread::sleep(Duration::from_millis(20));
     };
     assert!(refusal.starts_with("452 4.3.1 "), "{refusal}");
+    // It said that it was ready, and a balancer went on sending mail to it.
+    let answer = readiness(admin);
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("the mail log, which log.mail requires, cannot be written"), "{answer}");
     // There is room again, behind a line that was cut off.
     std::fs::write(&other, "cut off").unwrap();
     std::fs::rename(&other, &log).unwrap();
@@ -102,4 +112,39 @@ fn a_log_that_cannot_be_written_keeps_its_lines_and_refuses_mail_where_it_is_req
         std::thread::sleep(Duration::from_millis(20));
     }
     client.must("MAIL FROM:<a@x.test>", "250");
+    assert!(readiness(admin).starts_with("HTTP/1.1 200 "));
+}
+
+/// What `/ready` answers.
+fn readiness(admin: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(admin).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// The command opened the pipe, and waited for somebody who writes to it.
+#[test]
+fn why_does_not_wait_for_a_mail_log_that_is_a_pipe() {
+    let node = Node::start(&Setup::new());
+    let log = node.folder.path().join("mail.log");
+    std::fs::remove_file(&log).unwrap();
+    mknodat(CWD, &log, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let mut asking = node.call(&["queue", "why", "1NG9X0G00003"]).stderr(Stdio::piped()).spawn().unwrap();
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = asking.try_wait().unwrap() {
+            break status;
+        }
+        if began.elapsed() > PATIENCE {
+            asking.kill().unwrap();
+            panic!("it waits");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let mut told = String::new();
+    asking.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    assert!(status.code() == Some(1) && told.contains("is no file that can be searched"), "{status}: {told}");
 }
