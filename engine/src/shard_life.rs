@@ -18,6 +18,9 @@ pub(crate) const DRAIN_PATIENCE: Duration = Duration::from_secs(20);
 /// And so long more for their tasks to end.
 const DRAIN_REST: Duration = Duration::from_secs(3);
 
+/// Destinations that are named when it begins.
+const DRAIN_NAMES_MAX: usize = 8;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Life {
     Running,
@@ -75,7 +78,7 @@ impl Shard {
     }
 
     pub(crate) async fn drain(&self) -> Result<(), String> {
-        info!(shard = self.id, sessions = self.metrics.sessions.get(), "shard drains");
+        self.say_what_drain_waits_for();
         let deadline = self.ring.deadline();
         deadline.set(self.ring.now() + DRAIN_PATIENCE + DRAIN_REST);
         poll_fn(|cx| {
@@ -99,6 +102,20 @@ impl Shard {
         }
         self.mail_log.pass_on_all();
         Ok(())
+    }
+
+    /// Sessions, and attempts with the names of some destinations that they are at: a store or a file system that does not answer has a name from
+    /// the beginning, and not when the patience with it is over.
+    fn say_what_drain_waits_for(&self) {
+        let queue = self.queue.borrow();
+        let (mut attempts, mut at) = (0, Vec::new());
+        for destination in queue.destinations(self.now_ms()).filter(|destination| destination.in_flight > 0) {
+            attempts += destination.in_flight;
+            if at.len() < DRAIN_NAMES_MAX {
+                at.push(destination.name);
+            }
+        }
+        info!(shard = self.id, sessions = self.metrics.sessions.get(), attempts, ?at, "shard drains");
     }
 
     /// A write or flush failed somewhere: every log of this shard is closed, every waiting session gets its 451.

@@ -141,6 +141,10 @@ fn draining(hop: &NextHop, shards: u32) -> (Node, String) {
 fn an_attempt_that_a_drain_cuts_off_is_deferred_in_our_words_and_commands_are_answered_meanwhile() {
     let hop = NextHop::start();
     let (mut node, id) = draining(&hop, 1);
+    // A store that hung was found out when the 20 s were over, in the mail log.
+    let log = node.log();
+    let line = log.lines().find(|line| line.contains("shard drains")).unwrap();
+    assert!(line.contains(" attempts=1 at=[\"*\"]"), "{line}");
     let why = node.ask(&["queue", "why", &id]);
     let said = String::from_utf8_lossy(&why.stdout).into_owned();
     assert!(why.status.success() && said.starts_with("Is being attempted at \"*\" right now, attempt 1"), "{why:?}");
