@@ -322,6 +322,8 @@ async fn connect(
     deadline.set(looks_at);
     let mut connecting = pin!(async {
         match address {
+            #[cfg(test)]
+            HostAddress::Tcp(to) if let Some(errno) = tests::refusal(*to) => Err(io::Error::from_raw_os_error(errno)),
             HostAddress::Tcp(to) => shard.ring.connect(*to, None).await,
             HostAddress::Unix(path) => shard.ring.connect_unix(path).await,
         }
@@ -355,7 +357,82 @@ async fn connect(
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        cell::RefCell,
+        collections::HashMap,
+        net::{SocketAddr, TcpListener},
+        path::Path,
+    };
+
+    use ringpost_config::Config;
+    use ringpost_queue::Wait;
+
     use super::*;
+    use crate::test_shard::{accept, run_with_config};
+
+    thread_local! {
+        /// What connecting to these comes to: the kernel lacks a port only when tens of thousands are taken.
+        static REFUSALS: RefCell<HashMap<SocketAddr, i32>> = RefCell::default();
+    }
+
+    pub(super) fn refusal(to: SocketAddr) -> Option<i32> {
+        REFUSALS.with_borrow(|refusals| refusals.get(&to).copied())
+    }
+
+    const PORTLESS: [&str; 2] = ["192.0.2.1:25", "192.0.2.2:25"];
+
+    /// All mail goes to these in turn; for those of [`PORTLESS`] no port is left.
+    fn config(hosts: &[&str]) -> Config {
+        REFUSALS.with_borrow_mut(|refusals| refusals.extend(PORTLESS.map(|host| (host.parse().unwrap(), libc::EADDRNOTAVAIL))));
+        let hosts: Vec<_> = (0..).zip(hosts).map(|(at, host)| format!("{{ host = \"{host}\", backup = {} }}", at > 0)).collect();
+        let route = format!("[[route]]\ndomain = \"*\"\nvia = \"smarthost\"\nhosts = [{}]\n", hosts.join(", "));
+        Config::parse(&format!("[queue]\nretry_base = \"1s\"\nretry_cap = \"1s\"\n{route}"), Path::new("test.toml")).unwrap()
+    }
+
+    async fn wait_for<T>(shard: &Shard, what: &str, mut is_there: impl FnMut() -> Option<T>) -> T {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(there) = is_there() {
+                return there;
+            }
+            assert!(Instant::now() < until, "no {what}");
+            shard.ring.sleep_until(Instant::now() + Duration::from_millis(1)).await;
+        }
+    }
+
+    fn wait_of(shard: &Shard) -> Wait {
+        let queue = shard.queue.borrow();
+        let destination = queue.destinations_named("*").next().expect("it has mail");
+        queue.destination(destination, shard.now_ms()).expect("it has mail").wait
+    }
+
+    /// It was a shortage for all of the destination: mail waited, and the hosts that had ports were not asked. Before that it was the host's, whose
+    /// breaker opened.
+    #[test]
+    fn without_a_port_for_one_host_the_next_one_is_tried_and_none_is_marked() {
+        let next = TcpListener::bind("127.0.0.1:0").unwrap();
+        next.set_nonblocking(true).unwrap();
+        run_with_config(config(&[PORTLESS[0], &next.local_addr().unwrap().to_string()]), async |shard| {
+            accept(&shard, &["b@y.test"]).await;
+            let _silent = wait_for(&shard, "connection", || next.accept().ok()).await;
+            let metrics = &shard.metrics;
+            assert_eq!((metrics.connect_failures.get(), metrics.breakers_opened.get()), (1, 0));
+        });
+    }
+
+    #[test]
+    fn without_a_port_for_any_host_mail_waits_for_this_system_and_goes_when_there_is_one() {
+        run_with_config(config(&PORTLESS), async |shard| {
+            accept(&shard, &["b@y.test"]).await;
+            wait_for(&shard, "shortage", || matches!(wait_of(&shard), Wait::Shortage { .. }).then_some(())).await;
+            let metrics = &shard.metrics;
+            assert_eq!((metrics.connect_failures.get(), metrics.breakers_opened.get()), (2, 0));
+            // Of the second what is met next is the host's.
+            REFUSALS.with_borrow_mut(|refusals| refusals.insert(PORTLESS[1].parse().unwrap(), libc::ECONNREFUSED));
+            wait_for(&shard, "breaker", || (shard.metrics.breakers_opened.get() > 0).then_some(())).await;
+            assert!(shard.metrics.connect_failures.get() >= 4, "each is asked again");
+        });
+    }
 
     /// A host whose ports were used up by our own connections counted as one that does not answer, and its breaker opened.
     #[test]

@@ -1,4 +1,4 @@
-//! For tests of what needs a whole shard: one that delivers nothing, with a spool in a folder of its own whose log can be filled.
+//! For tests of what needs a whole shard: one that delivers nothing unless it is told how, with a spool in a folder of its own whose log can be filled.
 //!
 //! Its log may have so few segments that it is full as on a full disk: then nothing but settled records finds room, until others are freed.
 
@@ -35,14 +35,27 @@ const TURNS: usize = 64;
 
 /// Runs `test` on such a shard.
 pub(crate) fn run(test: impl AsyncFnOnce(Rc<Shard>)) {
-    run_with_segments(SEGMENTS_MAX, test);
+    run_with(undelivering(), SEGMENTS_MAX, test);
 }
 
 /// The same on a shard whose log may have so many segments of 1 MiB.
 pub(crate) fn run_with_segments(segments_max: u32, test: impl AsyncFnOnce(Rc<Shard>)) {
-    let folder = tempfile::tempdir().unwrap();
+    run_with(undelivering(), segments_max, test);
+}
+
+/// The same on one that does with its mail what this config says.
+pub(crate) fn run_with_config(config: Config, test: impl AsyncFnOnce(Rc<Shard>)) {
+    run_with(config, SEGMENTS_MAX, test);
+}
+
+fn undelivering() -> Config {
     let mut config = Config::default();
     (config.delivery.deliver, config.cluster.enabled) = (false, true);
+    config
+}
+
+fn run_with(mut config: Config, segments_max: u32, test: impl AsyncFnOnce(Rc<Shard>)) {
+    let folder = tempfile::tempdir().unwrap();
     (config.spool.segment_bytes, config.spool.min_free_bytes) = (ByteSize::mib(1), ByteSize::mib(1));
     (config.spool.prepared_segments, config.spool.min_free_inodes) = (3, 0);
     let (_lane, requests) = request_lane();
@@ -89,7 +102,7 @@ pub(crate) async fn take_turns(shard: &Shard) {
     }
 }
 
-/// Stores a message of a@x.test to these recipients, and queues it: it is offered.
+/// Stores a message of a@x.test to these recipients, and queues it: where nothing is delivered it is offered.
 pub(crate) async fn accept(shard: &Shard, recipients: &[&str]) -> (QueueId, MessageKey) {
     let origin = Origin { peer: "192.0.2.7:25".parse().unwrap(), protocol: Protocol::Esmtp, helo: "x" };
     let recipients = recipients.iter().map(|recipient| (*recipient, RecipientParameters::default()));
