@@ -1,6 +1,9 @@
 //! Disks that are full or fail.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ringpost_loadtest::schedule::Rate;
@@ -24,11 +27,12 @@ const LEAVE_MAX: Duration = Duration::from_secs(5);
 
 pub(super) const CASES: &[Case] = &[
     ("disk: full", Needs::Root, full),
+    ("disk: full at a start", Needs::Root, full_at_a_start),
     ("disk: EIO on write", Needs::Disks, |place| failing(place, Fault::Writes)),
     ("disk: EIO on flush", Needs::Disks, |place| failing(place, Fault::Flushes)),
 ];
 
-fn options(place: &Place<'_>, mounted: &std::path::Path, route: Route) -> io::Result<EngineOptions> {
+fn options(place: &Place<'_>, mounted: &Path, route: Route) -> io::Result<EngineOptions> {
     let mut options = EngineOptions::new(place.engine, &place.folder, route)?;
     options.spool = Some(mounted.join("spool"));
     options.segment_mib = Some(1);
@@ -60,17 +64,8 @@ fn full(place: &Place<'_>) -> Seen {
     let load = texts(engine.address, "4KiB")?;
     Sent::run(SourceOptions { sessions: 5, messages: Some(1000), pipelining: false, ledger: Some(sent.clone()), ..load })?;
 
-    let filler = mounted.join("filler");
-    let mut rest = crate::machine::free_bytes(&mounted)?;
-    let file = std::fs::File::create(&filler)?;
-    let mut size = 0;
-    // The last blocks go to metadata: take less and less until nothing more is to be had.
-    while rest >= 4096 {
-        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), size, rest) {
-            Ok(()) => size += rest,
-            Err(_) => rest /= 2,
-        }
-    }
+    let mut filler = Filler::new(&mounted)?;
+    filler.take_rest()?;
     let mut reply = String::new();
     wait_until("452", || {
         // What fits in segments that are there already is taken.
@@ -88,22 +83,12 @@ fn full(place: &Place<'_>) -> Seen {
     let delivered = sink.counters().deliveries();
     engine.kill()?;
     // What the kill gave back is taken, too: a start needs no block.
-    let mut rest = crate::machine::free_bytes(&mounted)?;
-    while rest >= 4096 {
-        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), size, rest) {
-            Ok(()) => size += rest,
-            Err(_) => rest /= 2,
-        }
-    }
+    filler.take_rest()?;
     engine.start()?;
     engine.drain(PATIENCE, || sink.messages())?;
     let again = sink.counters().deliveries() - delivered;
-    drop(file);
-    std::fs::remove_file(&filler)?;
-    let recovered = wait_until("250 after space is back", || {
-        engine.must_run()?;
-        Ok(Dialogue::greeted(engine.address, PATIENCE)?.message().is_ok_and(|reply| reply.starts_with("250")))
-    })?;
+    filler.give_back()?;
+    let recovered = takes_mail(&mut engine)?;
     let status = engine.terminate(PATIENCE)?;
     sink.stop();
     sink.join()?;
@@ -115,6 +100,95 @@ fn full(place: &Place<'_>) -> Seen {
         format!(
             "{:?}; {delivered} delivered while full, {again} of them again after a kill; lost {}; takes mail {:.1} s after space is back",
             reply.trim_end(),
+            result.lost,
+            recovered.as_secs_f64()
+        ),
+    ))
+}
+
+/// Until a message is accepted.
+fn takes_mail(engine: &mut Engine) -> io::Result<Duration> {
+    wait_until("250 after space is back", || {
+        engine.must_run()?;
+        Ok(Dialogue::greeted(engine.address, PATIENCE)?.message().is_ok_and(|reply| reply.starts_with("250")))
+    })
+}
+
+/// A file that has what is left of a disk.
+struct Filler {
+    disk: PathBuf,
+    file: File,
+    size: u64,
+}
+
+impl Filler {
+    fn new(disk: &Path) -> io::Result<Self> {
+        Ok(Self { disk: disk.to_owned(), file: File::create(disk.join("filler"))?, size: 0 })
+    }
+
+    /// The last blocks go to metadata: it takes less and less until nothing more is to be had.
+    fn take_rest(&mut self) -> io::Result<()> {
+        let mut rest = crate::machine::free_bytes(&self.disk)?;
+        while rest >= 4096 {
+            match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), self.size, rest) {
+                Ok(()) => self.size += rest,
+                Err(_) => rest /= 2,
+            }
+        }
+        Ok(())
+    }
+
+    fn give_back(self) -> io::Result<()> {
+        std::fs::remove_file(self.disk.join("filler"))
+    }
+}
+
+/// A start whose log has no segment free, on a disk without room for one: 452 and a word in the log until there is room, and what is in the log waits for it.
+fn full_at_a_start(place: &Place<'_>) -> Seen {
+    let (image, mounted) = (place.folder.join("image"), place.folder.join("fs"));
+    let (sent, received) = (place.folder.join("sent"), place.folder.join("received"));
+    std::fs::write(&image, fresh_ext4(DISK_MIB, &place.folder)?)?;
+    let volume = Volume::mount(&image, &mounted)?;
+    let sink = Sink::start(next_hop(Some(received.clone()))?)?;
+    sink.set_down(true);
+    let mut engine = Engine::new(options(place, &mounted, Route::Smarthost(sink.address))?)?;
+    engine.start()?;
+    let load = texts(engine.address, "4KiB")?;
+    Sent::run(SourceOptions { sessions: 5, messages: Some(1000), pipelining: false, ledger: Some(sent.clone()), ..load })?;
+    engine.kill()?;
+    // What is free has gone, and its room with it.
+    let mut unwritten = 0;
+    for entry in std::fs::read_dir(mounted.join("spool/shard-000"))? {
+        let (path, mut block) = (entry?.path(), [0; 4096]);
+        // Behind the two blocks of its header.
+        if path.extension().is_some_and(|end| end == "log") && File::open(&path)?.read_at(&mut block, 2 * 4096)? > 0 && block == [0; 4096] {
+            std::fs::remove_file(path)?;
+            unwritten += 1;
+        }
+    }
+    let mut filler = Filler::new(&mounted)?;
+    filler.take_rest()?;
+    engine.start()?;
+    sink.set_down(false);
+    let reply = Dialogue::greeted(engine.address, PATIENCE)?.say("MAIL FROM:<a@x.test>")?;
+    let words = "no segment of this log is free, and there is no room to make one: mail is answered with 452";
+    let is_told = engine.last_words().contains(words);
+    let early = sink.counters().deliveries();
+    filler.give_back()?;
+    let recovered = takes_mail(&mut engine)?;
+    engine.drain(PATIENCE, || sink.messages())?;
+    let status = engine.terminate(PATIENCE)?;
+    sink.stop();
+    sink.join()?;
+    volume.unmount()?;
+    let result = difference(&[&sent], &received)?;
+    let good = unwritten > 0 && reply.starts_with("452 4.3.1") && is_told && early == 0 && result.is_intact() && status.success();
+    Ok((
+        good,
+        format!(
+            "{:?}{}; {early} delivered meanwhile; lost {}; takes mail {:.1} s after space is back",
+            reply.trim_end(),
+            if is_told { "" } else { ", and no word of it in the log" },
             result.lost,
             recovered.as_secs_f64()
         ),
