@@ -158,9 +158,21 @@ fn work_of_ones_own_goes_through_the_queue_by_command() {
     assert_eq!(queue(0, &["enqueue", "w4", "more"]).1["result"], "added");
     let token = queue(1, &["lease"]).1["token"].as_str().unwrap().to_owned();
     assert_eq!(queue(1, &["fail", "w4", &token, "--delay", "0s"]).1["result"], "waits");
-    let token = queue(1, &["lease"]).1["token"].as_str().unwrap().to_owned();
-    assert_eq!(queue(1, &["fail", "w4", &token]).1["result"], "waits");
-    assert_eq!(queue(1, &["dead"]).1, Value::Null, "it waits, however shortly");
+    (5..10).for_each(|number| assert_eq!(queue(0, &["enqueue", &format!("w{number}"), "more"]).1["result"], "added"));
+    let lease = || {
+        let (_, lines, errors) = rig.nodes[1].cluster(&["queue", "--name", "report", "lease", "--count", "6", "--json"]);
+        assert!(errors.is_empty(), "{errors}");
+        lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>()
+    };
+    let items = lease();
+    assert_eq!(items.len(), 6, "at once: {items:?}");
+    for item in &items {
+        let [id, token] = ["id", "token"].map(|name| item[name].as_str().unwrap());
+        assert_eq!(queue(1, &["fail", id, token]).1["result"], "waits");
+    }
+    // For a time by chance, of which all six are as short as this once in more than a million millions.
+    let again = lease();
+    assert!(again.len() < 6, "{again:?}");
     let (code, _, errors) = rig.nodes[0].cluster(&["queue", "enqueue", "w1", "x"]);
     assert!(code == 1 && errors.contains("--name"), "{errors}");
     assert_eq!(rig.nodes[0].cluster(&["queue", "stats", "--json"]).0, 0);
