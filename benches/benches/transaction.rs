@@ -16,10 +16,12 @@ use std::time::Duration;
 use ringpost_benches::Run;
 use ringpost_floor::server::{Counts, Options, Server as FloorServer};
 use ringpost_loadtest::identity::MessageId;
+use ringpost_loadtest::schedule::Rate;
 use ringpost_loadtest::source::SourceOptions;
+use ringpost_tools::contest::{OpenLoop, RATE_OF_LATENCY};
 use ringpost_tools::engine::{Engine, EngineOptions, Route, rig_folder};
 use ringpost_tools::machine::process_cpu;
-use ringpost_tools::traffic::{Sent, texts};
+use ringpost_tools::traffic::{Sent, Told, texts};
 
 /// Messages of a small run before and while it is measured.
 const FEW: u64 = 100;
@@ -108,11 +110,12 @@ fn main() {
         // Apart from the disk that is flushed.
         let memory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder for ledgers");
         let server = Server::start(binary.as_deref(), folder.path());
-        let load = |real: Duration, ledger: &str| {
+        let load = |real: Duration, ledger: &str, rate: Option<f64>| {
             let ledger = memory.path().join(ledger);
             let (duration, messages) = if run.is_real() { (Some(real), None) } else { (None, Some(FEW)) };
             let options = texts(server.address(), "1KiB").expect("the cores can be asked for");
-            let sent = Sent::run(SourceOptions { sessions, pipelining, duration, messages, ledger: Some(ledger.clone()), ..options })
+            let (ledger_file, rate) = (Some(ledger.clone()), rate.map(Rate::Fixed));
+            let sent = Sent::run(SourceOptions { sessions, pipelining, duration, messages, rate, ledger: ledger_file, ..options })
                 .expect("the load runs");
             assert_eq!((sent.refused, sent.unknown), (0, 0), "{}", sent.last_trouble);
             let (count, sum) = acknowledged(&ledger);
@@ -120,22 +123,22 @@ fn main() {
             assert!(run.is_real() || (count, sum) == (FEW, FEW * (FEW - 1) / 2), "each message was acknowledged: {count}, {sum}");
             (sent, sum)
         };
-        let (warm, _) = load(Duration::from_millis(300), "warm");
+        let (warm, _) = load(Duration::from_millis(300), "warm", None);
         let before = server.cpu();
-        let (sent, sum) = load(Duration::from_secs(3), "measured");
+        let (sent, sum) = load(Duration::from_secs(3), "measured", None);
         let cpu = server.cpu().zip(before).map(|(after, before)| (after - before).as_secs_f64() * 1e6 / sent.acknowledged.max(1) as f64);
-        server.stop(warm.acknowledged + sent.acknowledged);
-        let latency = &sent.latency_us;
+        let rate = RATE_OF_LATENCY * sent.messages_per_s;
+        let (open, _) = load(Duration::from_secs(3), "open", Some(rate));
+        server.stop(warm.acknowledged + sent.acknowledged + open.acknowledged);
         println!(
-            "{name:44} {:8.0} messages/s, {} us CPU each, dot to 250 p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, {} in all, checksum {sum:016x}{}",
+            "{name:44} {:8.0} messages/s, {} us CPU each, {} in all, checksum {sum:016x}{}",
             sent.messages_per_s,
             cpu.map_or("     -".into(), |us| format!("{us:6.1}")),
-            latency.p50 as f64 / 1e3,
-            latency.p99 as f64 / 1e3,
-            latency.p999 as f64 / 1e3,
             sent.acknowledged,
             if sent.is_void { " (the sender was the limit)" } else { "" }
         );
+        println!("    open loop, {rate:.0} messages/s, transactions in ms from when they were due:");
+        println!("    {}\n    {}", Told::HEAD, OpenLoop::of(rate, &open).columns());
     }
     run.end();
 }

@@ -6,11 +6,12 @@ use clap::Args;
 use ringpost_loadtest::pinning::raise_open_files;
 use serde::Serialize;
 
-use crate::contest::{Contestant, Figure, Scenario, measure, median, say_verdict};
+use crate::contest::{Contestant, Figure, OpenLoop, RATE_OF_LATENCY, Scenario, measure, median, say_verdict};
 use crate::engine::rig_folder;
 use crate::goals::PostfixRatio;
 use crate::machine;
 use crate::peer::Program;
+use crate::traffic::Told;
 
 /// What to measure.
 #[derive(Debug, Args)]
@@ -66,7 +67,14 @@ pub fn run(arguments: &BenchArguments) -> Result<bool, Box<dyn std::error::Error
             let wanted = arguments.connections.as_deref().is_none_or(|only| (only == "kept") == (per_connection == 0));
             for pipeline in [true, false] {
                 if wanted {
-                    scenarios.push(Scenario { bytes, sessions: arguments.sessions, pipeline, per_connection, relay: false });
+                    scenarios.push(Scenario {
+                        bytes,
+                        sessions: arguments.sessions,
+                        pipeline,
+                        per_connection,
+                        relay: false,
+                        open_loop: true,
+                    });
                 }
             }
         }
@@ -89,7 +97,9 @@ pub fn run(arguments: &BenchArguments) -> Result<bool, Box<dyn std::error::Error
             println!("{}: {}", program.name(), if program.is_there() { program.settings() } else { "not installed, left out" });
         }
         println!(
-            "\nserver       size connections     pipelined      msg/s     us CPU  p50/p99 dot to 250  flushes/msg    ratio of CPU to the engine's"
+            "latencies: whole transactions in ms from when they were due, in an open loop at {RATE_OF_LATENCY} of the server's messages/s\n\n\
+             server       size connections     pipelined      msg/s     us CPU  flushes/msg{}    ratio of CPU to the engine's",
+            Told::HEAD
         );
     }
     let mut good = true;
@@ -149,7 +159,7 @@ pub fn run(arguments: &BenchArguments) -> Result<bool, Box<dyn std::error::Error
 fn print(line: &Line<'_>) {
     let figure = line.figure;
     println!(
-        "{:<11} {:>5} {:<16} {:<9} {:>1}{:>9.0} {:>10.1} {:>9.2} /{:>6.2} ms {:>12} {:>8.1}{}{}",
+        "{:<11} {:>5} {:<16} {:<9} {:>1}{:>9.0} {:>10.1} {:>12}{} {:>8.1}{}{}",
         line.server,
         line.bytes,
         line.connections,
@@ -157,9 +167,8 @@ fn print(line: &Line<'_>) {
         if figure.rate_is_lower_bound { ">" } else { "" },
         figure.messages_per_s,
         figure.cpu_us,
-        figure.latency_us.p50 as f64 / 1000.0,
-        figure.latency_us.p99 as f64 / 1000.0,
         figure.flushes.map_or("-".into(), |flushes| format!("{flushes:.3}")),
+        figure.open_loop.as_ref().map_or(String::new(), OpenLoop::columns),
         line.ratio,
         line.wanted.map_or(String::new(), |wanted| wanted.beside(line.ratio)),
         if figure.void { "  VOID: sender above 95 %" } else { "" }

@@ -6,11 +6,12 @@ use clap::Args;
 use ringpost_loadtest::pinning::raise_open_files;
 use serde::Serialize;
 
-use crate::contest::{Contestant, Figure, Scenario, measure, median, say_verdict};
+use crate::contest::{Contestant, Figure, OpenLoop, RATE_OF_LATENCY, Scenario, measure, median, say_verdict};
 use crate::engine::rig_folder;
 use crate::goals::{FLOORS_CPU_MAX, FLOORS_RATE_MIN, postfix_cpu_min};
 use crate::machine;
 use crate::peer::Program;
+use crate::traffic::Told;
 
 /// Postfix has a process for each session: a thousand of them take seconds to start, and then measure how one core switches between them.
 const POSTFIX_SESSIONS_MAX: usize = 100;
@@ -99,7 +100,7 @@ pub fn run(arguments: &FloorArguments) -> Result<bool, Box<dyn std::error::Error
         for &sessions in &arguments.sessions {
             for pipeline in [true, false] {
                 if arguments.pipelined.as_deref().is_none_or(|only| (only == "yes") == pipeline) {
-                    scenarios.push(Scenario { bytes, sessions, pipeline, per_connection: 0, relay: arguments.relay });
+                    scenarios.push(Scenario { bytes, sessions, pipeline, per_connection: 0, relay: arguments.relay, open_loop: true });
                 }
             }
         }
@@ -132,7 +133,9 @@ pub fn run(arguments: &FloorArguments) -> Result<bool, Box<dyn std::error::Error
             ),
         }
         println!(
-            "\n   size sessions piped server       msg/s  floors     us CPU  floors engines    calls   flushes       p50       p99     p99.9 ms (dot to 250)"
+            "latencies: whole transactions in ms from when they were due, in an open loop at {RATE_OF_LATENCY} of the server's messages/s\n\n   \
+             size sessions piped server       msg/s  floors     us CPU  floors engines    calls   flushes{}",
+            Told::HEAD
         );
     }
     let mut good = true;
@@ -175,10 +178,9 @@ pub fn run(arguments: &FloorArguments) -> Result<bool, Box<dyn std::error::Error
 
 fn print(line: &Line<'_>, floor: &Figure) {
     let figure = line.figure;
-    let ms = |us: u64| us as f64 / 1000.0;
     let optional = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.3}"));
     println!(
-        "{:>7} {:>8} {:<5} {:<10} {:>1}{:>8.0} {:>7} {:>10.1} {:>7.2} {:>7.2} {:>8} {:>9} {:>9.2} {:>9.2} {:>9.2}{}",
+        "{:>7} {:>8} {:<5} {:<10} {:>1}{:>8.0} {:>7} {:>10.1} {:>7.2} {:>7.2} {:>8} {:>9}{}{}",
         line.bytes,
         line.sessions,
         if line.pipelined { "yes" } else { "no" },
@@ -191,9 +193,7 @@ fn print(line: &Line<'_>, floor: &Figure) {
         line.cpu_in_engines,
         optional(figure.calls),
         optional(figure.flushes),
-        ms(figure.latency_us.p50),
-        ms(figure.latency_us.p99),
-        ms(figure.latency_us.p999),
+        figure.open_loop.as_ref().map_or(String::new(), OpenLoop::columns),
         if figure.void { "  VOID: sender above 95 %" } else { "" }
     );
 }

@@ -6,11 +6,12 @@ use clap::Args;
 use ringpost_loadtest::pinning::raise_open_files;
 use serde::Serialize;
 
-use crate::contest::{Contestant, Figure, Scenario, measure, median, say_verdict};
+use crate::contest::{Contestant, Figure, OpenLoop, RATE_OF_LATENCY, Scenario, measure, median, say_verdict};
 use crate::engine::rig_folder;
 use crate::goals::PostfixRatio;
 use crate::machine;
 use crate::peer::Program;
+use crate::traffic::Told;
 
 /// What to measure.
 #[derive(Debug, Args)]
@@ -53,7 +54,8 @@ pub fn run(arguments: &RelayArguments) -> Result<bool, Box<dyn std::error::Error
     raise_open_files();
     let folder = rig_folder("relay")?;
     let (shards, own) = machine::shares()?;
-    let scenario = Scenario { bytes: arguments.size, sessions: arguments.sessions, pipeline: true, per_connection: 0, relay: true };
+    let scenario =
+        Scenario { bytes: arguments.size, sessions: arguments.sessions, pipeline: true, per_connection: 0, relay: true, open_loop: true };
     let mut contestants = vec![Contestant::Engine(arguments.engine.clone())];
     if !arguments.no_postfix {
         if !Program::Postfix.is_there() {
@@ -74,7 +76,9 @@ pub fn run(arguments: &RelayArguments) -> Result<bool, Box<dyn std::error::Error
             folder.path().display()
         );
         println!(
-            "\nserver        msg/s   us CPU per message   messages per connection to the next hop   p50/p99 dot to 250   ratio of CPU to the engine's"
+            "latencies: whole transactions with the source in ms from when they were due, in an open loop at {RATE_OF_LATENCY} of the server's \
+             messages/s\n\nserver        msg/s   us CPU per message   messages per connection to the next hop{}   ratio of CPU to the engine's",
+            Told::HEAD
         );
     }
     let mut rounds: Vec<Vec<Figure>> = contestants.iter().map(|_| Vec::new()).collect();
@@ -95,14 +99,13 @@ pub fn run(arguments: &RelayArguments) -> Result<bool, Box<dyn std::error::Error
             println!("{}", serde_json::to_string(&line)?);
         } else {
             println!(
-                "{:<11} {:>1}{:>6.0} {:>20.1} {:>41.1} {:>10.2} /{:>7.2} ms {:>8.1}{}",
+                "{:<11} {:>1}{:>6.0} {:>20.1} {:>41.1}{} {:>8.1}{}",
                 line.server,
                 if figure.rate_is_lower_bound { ">" } else { "" },
                 figure.messages_per_s,
                 figure.cpu_us,
                 figure.per_hop_connection.unwrap_or_default(),
-                figure.latency_us.p50 as f64 / 1000.0,
-                figure.latency_us.p99 as f64 / 1000.0,
+                figure.open_loop.as_ref().map_or(String::new(), OpenLoop::columns),
                 line.ratio,
                 wanted.map_or(String::new(), |wanted| wanted.beside(line.ratio))
             );

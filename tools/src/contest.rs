@@ -16,11 +16,15 @@ use crate::engine::{Engine, EngineOptions, Route};
 use crate::machine;
 use crate::peer::{Peer, Program};
 use crate::syscalls::{Counter, Syscalls};
-use crate::traffic::{Latency, Sent, next_hop, texts};
+use crate::traffic::{Latency, Sent, Told, next_hop, texts};
 use crate::valkey_server::{ValkeyOptions, ValkeyServer};
 
 /// A sender at its limit is run again at this part of what it reached, so that CPU per message can be judged.
 const RATE_BELOW_LIMIT: f64 = 0.85;
+/// Latencies are those of an open loop at this part of what was reached: a server at its limit has as long a queue as its clients keep up.
+pub const RATE_OF_LATENCY: f64 = 0.7;
+/// A server holds a rate when it acknowledged so much of it; the wait for the last reply counts, too.
+const HELD_MIN: f64 = 0.9;
 /// Disk that measurements leave alone.
 const DISK_KEPT_FREE: u64 = 4 << 30;
 /// What can be accepted in a second at most, by messages and by octets: decides how many segments are written beforehand.
@@ -73,6 +77,32 @@ pub struct Scenario {
     pub per_connection: u32,
     /// To a next hop, and measured until nothing is queued; else accepted only.
     pub relay: bool,
+    /// Behind it another load of the same length measures latencies in an open loop.
+    pub open_loop: bool,
+}
+
+/// How long clients waited whose messages are due at a rate below the limit.
+#[derive(Debug, Clone, Serialize)]
+pub struct OpenLoop {
+    /// Messages per second, evenly.
+    pub rate: f64,
+    /// It was held; if not, the latencies are those of a queue that grows.
+    pub held: bool,
+    /// The whole transaction, from when it was due.
+    pub transaction_us: Told,
+}
+
+impl OpenLoop {
+    /// What came of a load at this rate.
+    pub fn of(rate: f64, sent: &Sent) -> Self {
+        let held = sent.never_begun == 0 && sent.messages_per_s >= HELD_MIN * rate;
+        Self { rate, held, transaction_us: sent.transaction_us.clone() }
+    }
+
+    /// For a table, in [`Told::HEAD`]'s columns.
+    pub fn columns(&self) -> String {
+        self.transaction_us.columns() + if self.held { "" } else { "  rate not held" }
+    }
 }
 
 /// What a message cost.
@@ -88,8 +118,10 @@ pub struct Figure {
     pub calls: Option<f64>,
     /// Flushes per message: by the server's own count, or of another server the `fsync` and `fdatasync` that `perf` could count.
     pub flushes: Option<f64>,
-    /// Dot to 250.
-    pub latency_us: Latency,
+    /// Dot to 250 in the closed loop that the rate is from.
+    pub closed_loop_us: Latency,
+    /// Where the scenario has it.
+    pub open_loop: Option<OpenLoop>,
     /// Messages over each connection to the next hop, on average, where there is one.
     pub per_hop_connection: Option<f64>,
     /// Share of its core the sender used.
@@ -198,7 +230,8 @@ impl Running {
                 }
                 // Segments enough for all that is accepted, written before, as an operator would who expects a burst.
                 let per_s = (MESSAGES_PER_S_MAX * (scenario.bytes + 600) as f64).min(BYTES_PER_S_MAX);
-                let expected = per_s * (2.0 * seconds + COUNTING.as_secs_f64() + 1.0);
+                let loads = if scenario.open_loop { 2.0 + RATE_OF_LATENCY } else { 2.0 };
+                let expected = per_s * (loads * seconds + COUNTING.as_secs_f64() + 1.0);
                 let room = machine::free_bytes(folder)?.saturating_sub(DISK_KEPT_FREE) as f64;
                 let segments = (expected.min(room) / f64::from(64 << 20)).ceil() as u64;
                 let mut engine = Engine::new(options)?;
@@ -283,6 +316,10 @@ pub fn measure(contestant: &Contestant, scenario: &Scenario, seconds: f64, place
         figure = load.run(Duration::from_secs_f64(seconds), Some(free * RATE_BELOW_LIMIT))?.0;
         (figure.messages_per_s, figure.rate_is_lower_bound) = (free, true);
     }
+    if scenario.open_loop {
+        let rate = figure.messages_per_s * RATE_OF_LATENCY;
+        figure.open_loop = Some(OpenLoop::of(rate, &load.run(Duration::from_secs_f64(seconds), Some(rate))?.1));
+    }
     drop(load);
     figure.calls = calls.map(|(counted, messages)| counted.all as f64 / messages as f64);
     figure.flushes = match running.stop()? {
@@ -336,7 +373,8 @@ impl Load<'_> {
             cpu_us: used.as_secs_f64() * 1e6 / report.acknowledged.max(1) as f64,
             calls: None,
             flushes: None,
-            latency_us: report.latency_us.clone(),
+            closed_loop_us: report.latency_us.clone(),
+            open_loop: None,
             per_hop_connection: None,
             sender_core_percent: report.own_core_percent,
             void: report.is_void,
@@ -357,4 +395,18 @@ pub fn median(figures: &[Figure]) -> &Figure {
     let mut order: Vec<&Figure> = figures.iter().collect();
     order.sort_by(|a, b| a.cpu_us.total_cmp(&b.cpu_us));
     order[order.len() / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_held_when_nothing_was_left_and_it_was_reached() {
+        let sent = |messages_per_s, never_begun| Sent { messages_per_s, never_begun, ..Sent::default() };
+        assert!(OpenLoop::of(700.0, &sent(690.0, 0)).held);
+        assert!(!OpenLoop::of(700.0, &sent(690.0, 1)).held);
+        assert!(!OpenLoop::of(700.0, &sent(600.0, 0)).held);
+        assert!(OpenLoop::of(700.0, &sent(600.0, 0)).columns().contains("not held"));
+    }
 }
