@@ -16,6 +16,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use ringpost_loadtest::machine::Machine;
+use ringpost_tools::engine::rig_base;
+use ringpost_tools::heading::command_line;
 
 use crate::profile::Profile;
 
@@ -63,7 +66,7 @@ impl Run {
             }
         }
         if real {
-            println!("{name}: {}, commit {}\n{}", ringpost_tools::machine::description(), commit(), question(source));
+            println!("{}\n{}", heading(name), question(source));
         }
         let profile = profile.map(|path| Profile::begin(profile_file(path, name)).expect("the profiler starts"));
         Self { real, only, profile, missed: 0 }
@@ -137,6 +140,18 @@ impl Run {
     }
 }
 
+/// Where and how a bench runs: machine, kernel, the disk that is used where one is, commit, command.
+fn heading(name: &str) -> String {
+    let machine = Machine::observe(&rig_base(), "");
+    format!(
+        "{name}: {}, load average {:.2}, commit {}\ncommand: {}",
+        machine.line(),
+        machine.load_average,
+        commit(),
+        command_line(std::env::args())
+    )
+}
+
 /// The question of a bench and the answer expected: the first paragraph of its file.
 fn question(source: &str) -> String {
     let lines = source.lines().map_while(|line| line.strip_prefix("//! "));
@@ -193,6 +208,16 @@ mod tests {
             let path = bench.unwrap().path();
             let asked = question(&std::fs::read_to_string(&path).unwrap());
             assert!(asked.contains('?') && asked.contains("Expected"), "{}: {asked}", path.display());
+        }
+    }
+
+    /// Of a figure that was copied out of a run nobody could say on which disk, or by which call, it had been measured.
+    #[test]
+    fn a_run_names_machine_disk_commit_and_command() {
+        let (text, machine) = (heading("queue"), Machine::observe(&rig_base(), ""));
+        let own = std::env::args().next().unwrap();
+        for part in [&machine.cpu_model, &machine.kernel, &machine.disk, &commit(), &own] {
+            assert!(!part.is_empty() && text.contains(part.as_str()), "{part:?} in {text}");
         }
     }
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::contest::{Contestant, Figure, OpenLoop, RATE_OF_LATENCY, Scenario, measure, median, say_verdict};
 use crate::engine::rig_folder;
 use crate::goals::PostfixRatio;
+use crate::heading::Heading;
 use crate::machine;
 use crate::peer::Program;
 use crate::traffic::Told;
@@ -83,8 +84,8 @@ pub fn run(arguments: &BenchArguments) -> Result<bool, Box<dyn std::error::Error
     if !arguments.no_postfix {
         contestants.extend(Program::ALL.into_iter().filter(|program| program.is_there()).map(Contestant::Peer));
     }
+    Heading::observe(&arguments.engine, folder.path()).say(arguments.json)?;
     if !arguments.json {
-        println!("{}", machine::description());
         println!(
             "{} rounds of {} s, {} sessions, servers on core {}, sender on {own:?}, mail held, {}",
             arguments.rounds,

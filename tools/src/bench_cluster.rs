@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::contest::{Contestant, Figure, Scenario, measure, median, say_verdict};
 use crate::engine::rig_folder;
+use crate::heading::Heading;
 use crate::machine;
 
 /// More than this is a cost, whatever the machine did meanwhile.
@@ -57,8 +58,8 @@ pub fn run(arguments: &ClusterCostArguments) -> Result<bool, Box<dyn std::error:
     let alone = Contestant::Engine(arguments.engine.clone());
     let contestants =
         [("alone", alone.clone()), ("alone, again", alone), ("in a cluster", Contestant::InCluster(arguments.engine.clone()))];
+    Heading::observe(&arguments.engine, folder.path()).say(arguments.json)?;
     if !arguments.json {
-        println!("{}", machine::description());
         println!(
             "{} rounds of {} s, {} sessions, {} octets, engine and its coordinator on core {}, sender on {own:?}, mail held, {}",
             arguments.rounds,

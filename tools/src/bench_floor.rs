@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::contest::{Contestant, Figure, OpenLoop, RATE_OF_LATENCY, Scenario, measure, median, say_verdict};
 use crate::engine::rig_folder;
 use crate::goals::{FLOORS_CPU_MAX, FLOORS_RATE_MIN, postfix_cpu_min};
+use crate::heading::Heading;
 use crate::machine;
 use crate::peer::Program;
 use crate::traffic::Told;
@@ -110,8 +111,8 @@ pub fn run(arguments: &FloorArguments) -> Result<bool, Box<dyn std::error::Error
     if left_out.is_none() {
         contestants.push(Contestant::Peer(Program::Postfix));
     }
+    Heading::observe(&arguments.engine, folder.path()).say(arguments.json)?;
     if !arguments.json {
-        println!("{}", machine::description());
         println!(
             "{} rounds of {} s; servers on core {}, sender on {own:?}, kept connections, every 250 synced, {}",
             arguments.rounds,

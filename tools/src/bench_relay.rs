@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::contest::{Contestant, Figure, OpenLoop, RATE_OF_LATENCY, Scenario, measure, median, say_verdict};
 use crate::engine::rig_folder;
 use crate::goals::PostfixRatio;
+use crate::heading::Heading;
 use crate::machine;
 use crate::peer::Program;
 use crate::traffic::Told;
@@ -63,8 +64,8 @@ pub fn run(arguments: &RelayArguments) -> Result<bool, Box<dyn std::error::Error
         }
         contestants.push(Contestant::Peer(Program::Postfix));
     }
+    Heading::observe(&arguments.engine, folder.path()).say(arguments.json)?;
     if !arguments.json {
-        println!("{}", machine::description());
         println!(
             "{} rounds of {} s, {} sessions, {} octets, servers on core {}, source and next hop on {own:?}, all relayed to one next hop, \
              measured until it has the last; {}",

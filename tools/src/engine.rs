@@ -203,10 +203,14 @@ fn queue_ids(listing: &str) -> Result<HashSet<String>, String> {
         .collect()
 }
 
-/// A folder for one run of a rig on a real disk: in `RINGPOST_RIG_FOLDER`, else in /var/tmp (/tmp may be memory).
+/// Where rigs work, on a real disk: `RINGPOST_RIG_FOLDER`, else /var/tmp (/tmp may be memory).
+pub fn rig_base() -> PathBuf {
+    std::env::var_os("RINGPOST_RIG_FOLDER").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
+}
+
+/// A folder for one run of a rig below [`rig_base`].
 pub fn rig_folder(name: &str) -> io::Result<tempfile::TempDir> {
-    let base = std::env::var_os("RINGPOST_RIG_FOLDER").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
-    tempfile::Builder::new().prefix(&format!("ringpost-{name}-")).tempdir_in(base)
+    tempfile::Builder::new().prefix(&format!("ringpost-{name}-")).tempdir_in(rig_base())
 }
 
 #[cfg(test)]

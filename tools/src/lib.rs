@@ -24,6 +24,7 @@ pub mod events;
 pub mod faults;
 pub mod flushes;
 pub mod goals;
+pub mod heading;
 pub mod homes;
 pub mod hops;
 pub mod interop;
