@@ -8,7 +8,8 @@ use ringpost_loadtest::sink::Sink;
 use ringpost_loadtest::source::{Source, SourceOptions};
 use serde_json::Value;
 
-use crate::engine::{Engine, EngineOptions, Route, rig_folder};
+use crate::engine::{Engine, EngineOptions, Route, rig_base, rig_folder};
+use crate::heading::Heading;
 use crate::traffic::{next_hop, texts};
 
 /// Messages before the counting begins, and at its end.
@@ -29,6 +30,7 @@ pub struct AllocationsArguments {
 
 /// Runs it with mail discarded and with mail relayed; true when both keep the limit.
 pub fn run(arguments: &AllocationsArguments) -> Result<bool, Box<dyn std::error::Error>> {
+    Heading::observe(&arguments.engine, &rig_base()).say(false)?;
     let mut good = true;
     for relayed in [false, true] {
         good &= one(&arguments.engine, relayed)?;

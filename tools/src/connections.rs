@@ -7,7 +7,8 @@ use clap::Args;
 use ringpost_loadtest::pinning::raise_open_files;
 use ringpost_loadtest::source::{Source, SourceOptions};
 
-use crate::engine::{Engine, EngineOptions, Route, rig_folder};
+use crate::engine::{Engine, EngineOptions, Route, rig_base, rig_folder};
+use crate::heading::Heading;
 use crate::machine;
 use crate::traffic::{Sent, texts};
 
@@ -68,7 +69,7 @@ pub fn run(arguments: &ConnectionsArguments) -> Result<bool, Box<dyn std::error:
     std::thread::sleep(Duration::from_secs(3));
     let after = machine::status_kib(pid, "VmRSS")?;
     let growth = after.saturating_sub(before) * 1024 / wanted;
-    println!("{}", machine::description());
+    Heading::observe(&arguments.engine, &rig_base()).say(false)?;
     println!("{wanted} connections, EHLO and one message each in {took:.1?}; memory {before} KiB -> {after} KiB");
     println!("growth {growth} octets a connection (at most {GROWTH_BYTES_MAX})");
 

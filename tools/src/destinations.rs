@@ -18,8 +18,8 @@ use ringpost_loadtest::pinning::raise_open_files;
 
 use crate::destinations::hops::{Hops, Temper};
 use crate::destinations::source::{Due, Sent, schedule, send};
-use crate::engine::{Engine, EngineOptions, Route, rig_folder};
-use crate::machine;
+use crate::engine::{Engine, EngineOptions, Route, rig_base, rig_folder};
+use crate::heading::Heading;
 
 /// The healthy ones' p99 may grow by this factor.
 const P99_RATIO_MAX: f64 = 1.5;
@@ -79,7 +79,7 @@ pub fn run(arguments: &DestinationsArguments) -> Result<bool, Box<dyn std::error
     let healthy = |domain: usize| tempers[domain] == Temper::Healthy && domain != RATED;
     let only_good: Vec<Due> =
         all.iter().map(|due| Due { domain: due.domain.filter(|&domain| tempers[domain] == Temper::Healthy), ..*due }).collect();
-    println!("{}", machine::description());
+    Heading::observe(&arguments.engine, &rig_base()).say(false)?;
     let count = |wanted: &[Temper]| tempers.iter().filter(|temper| wanted.contains(temper)).count();
     println!(
         "{} destinations by Zipf's law: {} refuse or are silent, {} are slow, {} greylist; {} messages/s for {} s, seed {}",

@@ -11,8 +11,8 @@ use clap::Args;
 
 use crate::destinations::hops::{Hops, Temper};
 use crate::destinations::source::{Due, Sent, send};
-use crate::engine::{Engine, EngineOptions, Route, rig_folder};
-use crate::machine;
+use crate::engine::{Engine, EngineOptions, Route, rig_base, rig_folder};
+use crate::heading::Heading;
 
 /// From the 250 to MAIL at the next hop over a kept connection, half of them; both ends are one thread of the rig.
 const FIRST_ATTEMPT_MAX: Duration = Duration::from_millis(1);
@@ -53,7 +53,7 @@ async fn measure(arguments: &EventsArguments) -> Result<bool, Box<dyn std::error
     }
     let mut engine = Engine::new(options)?;
     engine.start()?;
-    println!("{}", machine::description());
+    Heading::observe(&arguments.engine, &rig_base()).say(false)?;
 
     // One at a time, far apart: each finds an idle engine and a kept connection. Each second one is greylisted.
     let start = began.elapsed() + Duration::from_millis(500);

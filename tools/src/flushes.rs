@@ -16,6 +16,7 @@ use crate::demo::per_sync;
 use crate::dialogue::Dialogue;
 use crate::disk::{Control, Disk, Event};
 use crate::engine::{Engine, EngineOptions, Route, rig_folder};
+use crate::heading::Heading;
 use crate::powercut::small_disk;
 use crate::traffic::{Sent, texts};
 use crate::volume::{Volume, fresh_ext4, must_be_possible};
@@ -47,6 +48,7 @@ pub struct FlushesArguments {
 pub fn run(arguments: &FlushesArguments) -> Result<bool, Box<dyn std::error::Error>> {
     must_be_possible()?;
     let folder = rig_folder("flushes")?;
+    Heading::observe(&arguments.engine, folder.path()).say(false)?;
     let flushed = lone(&arguments.engine, arguments.messages, &folder.path().join("lone"))?;
     println!(
         "lone messages, {} ms apart: {flushed} of {} had a flush that began after their last write and ended before their 250",

@@ -1,4 +1,4 @@
-//! What stands above each table of figures: machine, kernel, disk, programs with their commits, command. A figure without it is a rumour.
+//! What stands above the figures of benches and rigs: machine, kernel, disk, programs with their commits, command. A figure without it is a rumour.
 
 use std::fmt;
 use std::path::Path;

@@ -10,7 +10,8 @@ use ringpost_loadtest::pinning::cores;
 use ringpost_loadtest::sink::Sink;
 use ringpost_loadtest::source::SourceOptions;
 
-use crate::engine::{Engine, EngineOptions, Route, rig_folder};
+use crate::engine::{Engine, EngineOptions, Route, rig_base, rig_folder};
+use crate::heading::Heading;
 use crate::machine;
 use crate::traffic::{Sent, next_hop, texts};
 
@@ -40,7 +41,7 @@ pub struct HomesArguments {
 
 /// Runs both; true when connections are spread well and limits were kept.
 pub fn run(arguments: &HomesArguments) -> Result<bool, Box<dyn std::error::Error>> {
-    println!("{}", machine::description());
+    Heading::observe(&arguments.engine, &rig_base()).say(false)?;
     let with = spread(arguments, true)?;
     let without = spread(arguments, false)?;
     println!("connections of {KEPT} on the first shard (0 to {KEPT}), in {} trials", arguments.trials);

@@ -11,7 +11,8 @@ use clap::Args;
 use ringpost_loadtest::schedule::Rate;
 use ringpost_loadtest::source::SourceOptions;
 
-use crate::engine::{Engine, EngineOptions, Route, rig_folder};
+use crate::engine::{Engine, EngineOptions, Route, rig_base, rig_folder};
+use crate::heading::Heading;
 use crate::traffic::{Sent, texts};
 
 /// Messages of the sender that is looked for among the others.
@@ -61,6 +62,7 @@ pub fn run(arguments: &MillionArguments) -> Result<bool, Box<dyn Error>> {
         }
     }
     engine.must_run()?;
+    Heading::observe(&arguments.engine, &rig_base()).say(false)?;
     println!("{} messages queued in {:.0} s", arguments.messages, begun.elapsed().as_secs_f64());
     let beside = |seconds: f64| -> Result<Sent, Box<dyn Error>> {
         let options = SourceOptions {

@@ -12,7 +12,8 @@ use ringpost_loadtest::schedule::Rate;
 use ringpost_loadtest::sink::Sink;
 use ringpost_loadtest::source::SourceOptions;
 
-use crate::engine::{Engine, EngineOptions, Route, rig_folder};
+use crate::engine::{Engine, EngineOptions, Route, rig_base, rig_folder};
+use crate::heading::Heading;
 use crate::machine;
 use crate::traffic::{Sent, next_hop, texts};
 
@@ -51,7 +52,7 @@ pub struct PrioritiesArguments {
 
 /// Runs both parts; true when the urgent one left first, and the others went on.
 pub fn run(arguments: &PrioritiesArguments) -> Result<bool, Box<dyn Error>> {
-    println!("{}", machine::description());
+    Heading::observe(&arguments.engine, &rig_base()).say(false)?;
     let overtakes = overtaking(arguments)?;
     let goes_on = going_on(arguments)?;
     println!("{}", if overtakes && goes_on { "priorities: OK" } else { "priorities: FAILED" });
