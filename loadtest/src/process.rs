@@ -77,19 +77,19 @@ impl ProcessMeter {
     }
 }
 
-/// CPU time and memory of a process; fails when there is no such process.
+/// CPU time and memory of a process; fails when there is no such process, also where nobody has waited for one that has ended.
 pub fn process_use(pid: u32) -> io::Result<ProcessUse> {
-    let ticks = read_stat(pid)?.cpu_ticks;
+    let ticks = read_living(pid)?.cpu_ticks;
     Ok(ProcessUse { cpu: cpu_of(ticks), memory_bytes: Pages::of(pid)?.resident * page_bytes() })
 }
 
 /// CPU time of a process, of all below it, and of those of them that have ended and were waited for; memory of all of them, what they
-/// share counted once. Servers such as Postfix start and end processes all the time. Fails when there is no such process.
+/// share counted once. Servers such as Postfix start and end processes all the time. Fails when there is no such process, as [`process_use`] does.
 pub fn tree_use(root: u32) -> io::Result<ProcessUse> {
     let mut pages = Pages::of(root)?.resident;
     let mut ticks = 0;
     for pid in descendants(root)? {
-        let stat = match read_stat(pid) {
+        let stat = match if pid == root { read_living(pid) } else { read_stat(pid) } {
             Ok(stat) => stat,
             // It would have used nothing.
             Err(reason) if pid == root => return Err(reason),
@@ -126,6 +126,9 @@ pub fn descendants(root: u32) -> io::Result<Vec<u32>> {
 /// What a line of `/proc/PID/stat` tells.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
+    /// All of it has ended, and its parent has not waited for it: what it used stands there unchanged until then. The first thread of a
+    /// process may end before the others, which are counted.
+    has_ended: bool,
     parent: u32,
     /// utime and stime.
     cpu_ticks: u64,
@@ -144,13 +147,25 @@ fn read_stat(pid: u32) -> io::Result<Stat> {
     parse_stat(&text).ok_or_else(|| broken(pid, "stat"))
 }
 
-/// The name in parentheses may hold spaces and parentheses; fields are counted behind it (state is number 3, utime number 14).
+/// One that has ended and still has a number uses nothing more, and has no parts below it: that is no figure.
+fn read_living(pid: u32) -> io::Result<Stat> {
+    let stat = read_stat(pid)?;
+    let gone = || io::Error::new(io::ErrorKind::NotFound, format!("process {pid} has ended"));
+    if stat.has_ended { Err(gone()) } else { Ok(stat) }
+}
+
+/// The name in parentheses may hold spaces and parentheses; fields are counted behind it (state is number 3, utime number 14, num_threads
+/// number 20).
 fn parse_stat(text: &str) -> Option<Stat> {
-    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace().skip(1);
-    let parent = fields.next()?.parse().ok()?;
-    let mut ticks = fields.skip(9).map_while(|field| field.parse::<u64>().ok());
-    let mut two = || Some(ticks.next()? + ticks.next()?);
-    Some(Stat { parent, cpu_ticks: two()?, cpu_ticks_of_ended: two()? })
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3).copied();
+    let ticks = |number: usize| field(number)?.parse::<u64>().ok();
+    Some(Stat {
+        has_ended: matches!(field(3)?, "Z" | "X") && field(20)?.parse::<u32>().ok()? <= 1,
+        parent: field(4)?.parse().ok()?,
+        cpu_ticks: ticks(14)? + ticks(15)?,
+        cpu_ticks_of_ended: ticks(16)? + ticks(17)?,
+    })
 }
 
 struct Pages {
@@ -190,9 +205,27 @@ mod tests {
     fn this_process_has_memory_and_a_process_that_is_not_is_an_error() {
         assert!(ProcessMeter::own().unwrap().look().unwrap().memory_bytes > 100_000);
         assert!(ProcessMeter::server(u32::MAX).is_err());
-        let text = "7 (a ) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15";
-        assert_eq!(parse_stat(text), Some(Stat { parent: 1, cpu_ticks: 11 + 12, cpu_ticks_of_ended: 13 + 14 }));
+        let stat =
+            |state: &str, threads: u32| parse_stat(&format!("7 (a ) b) {state} 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 {threads} 18"));
+        let read = |has_ended| Some(Stat { has_ended, parent: 1, cpu_ticks: 11 + 12, cpu_ticks_of_ended: 13 + 14 });
+        assert_eq!((stat("S", 1), stat("Z", 1), stat("X", 0)), (read(false), read(true), read(true)));
+        assert_eq!(stat("Z", 2), read(false), "other threads than its first go on");
         assert_eq!(parse_stat("7 (a"), None);
+    }
+
+    /// What happened: an engine that was killed under a run was measured to the end of it, as nobody waits for a child before: CPU time of
+    /// none in half a minute, of which its share of a core was a part.
+    #[test]
+    fn a_process_that_has_ended_is_none_though_nobody_has_waited_for_it() {
+        let mut child = Command::new("sh").args(["-c", "read line"]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut meter = ProcessMeter::server(child.id()).unwrap();
+        meter.look().unwrap();
+        drop(child.stdin.take());
+        let exited = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(rustix::process::Pid::from_child(&child)), exited).unwrap();
+        let kinds = [meter.look().map(drop), process_use(child.id()).map(drop)].map(|outcome| outcome.unwrap_err().kind());
+        assert!(child.wait().unwrap().code().is_some());
+        assert_eq!(kinds, [io::ErrorKind::NotFound; 2]);
     }
 
     #[test]
