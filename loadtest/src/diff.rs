@@ -23,7 +23,8 @@ use crate::{
     ledger::CUT_OFF,
 };
 
-/// The longest line that is read: ten thousand recipients with the longest addresses are a third of it.
+/// The longest line that is read: ten thousand recipients with the longest addresses, each octet of which is written as four, are two thirds of
+/// it.
 const LINE_BYTES_MAX: u64 = 16 << 20;
 
 /// Arguments of `diff`.
@@ -429,6 +430,32 @@ mod tests {
             assert!(error.contains("accepted:1: ") && error.contains(word), "{error}");
         }
         assert!(compare(&[&folder.path().join("nowhere")], &empty).is_err());
+    }
+
+    /// What happened: both ledgers had a `?` for each octet beyond ASCII, so that mail for `r@münchen.test` that came to `r@mänchen.test` was
+    /// delivered as it should be; and what an engine still had for such a recipient was lost.
+    #[test]
+    fn addresses_beyond_ascii_are_told_apart() {
+        let ledger_form = |address: &str| {
+            let mut out = Vec::new();
+            crate::ledger::push_address(address.as_bytes(), &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let (right, wrong) = (ledger_form("r@M\u{fc}nchen.test"), ledger_form("r@m\u{e4}nchen.test"));
+        let result = compared(&[1], &right, &[(arrival(1, None), &wrong)]);
+        assert_eq!((result.lost, result.misdirected, result.delivered), (1, 1, 0), "{result:?}");
+        assert!(compared(&[1], &right, &[(arrival(1, None), &ledger_form("r@m\u{fc}nchen.TEST"))]).is_clean(false));
+        let result = compared_from("j\u{e4}rg@x".as_bytes(), &[1], "a", &[(arrival(1, None), "a")]);
+        assert_eq!((result.damaged, result.delivered), (1, 0), "{result:?}");
+
+        let folder = tempfile::tempdir().unwrap();
+        let (sent, received) = (folder.path().join("accepted"), folder.path().join("delivered"));
+        std::fs::write(&sent, format!("0000000000000001-000000000001 10 0000000000000001 5 {right} Q1\n")).unwrap();
+        std::fs::write(&received, "").unwrap();
+        let waiting = r#"{"id":"Q1","recipients":[{"address":"r@m\u00fcnchen.test","state":"deferred"}]}"#;
+        let queued = QueuedMail::read(waiting.as_bytes()).unwrap();
+        let result = compare_with_queue(&[&sent], &received, queued).unwrap();
+        assert_eq!((result.queued, result.lost), (1, 0), "{result:?}");
     }
 
     #[test]

@@ -12,6 +12,8 @@
 //! about leave, those of a source every 20 ms. So a kill of a sink loses no line whose 250 anybody has read, while a source that is killed
 //! lacks those of its last 20 ms, and their messages are unacknowledged to [`crate::diff`]; what a machine has when its power is gone is not
 //! promised. A line that a kill cut off is ended by [`CUT_OFF`] when a later run appends to the ledger.
+//! Addresses are written by [`push_address`]. Up to version 0.1 at commit 4f20f61 each octet that is now `\xHH` was a `?`: such a ledger is read,
+//! and agrees in those addresses with one of its time only.
 
 use std::{
     fs::{File, OpenOptions},
@@ -169,9 +171,18 @@ impl LedgerWriter {
     }
 }
 
-/// Appends an address as ledgers have it: what would end a line or a part of it, and what is not printable, is a `?`.
+/// Appends an address as ledgers have it, so that two of them differ where the addresses do: an octet that would end a line or a part of it, or
+/// is not printable ASCII, is `\xHH` in lower case, and so is a backslash before an `x`. Others, as of a quoted pair, stand for themselves.
 pub fn push_address(path: &[u8], out: &mut Vec<u8>) {
-    out.extend(path.iter().map(|&octet| if octet.is_ascii_graphic() && octet != b',' { octet } else { b'?' }));
+    for (at, &octet) in path.iter().enumerate() {
+        let is_escape = octet == b'\\' && path.get(at + 1) == Some(&b'x');
+        if octet.is_ascii_graphic() && octet != b',' && !is_escape {
+            out.push(octet);
+        } else {
+            const DIGITS: &[u8; 16] = b"0123456789abcdef";
+            out.extend_from_slice(&[b'\\', b'x', DIGITS[usize::from(octet >> 4)], DIGITS[usize::from(octet & 15)]]);
+        }
+    }
 }
 
 /// Is this a file whose last line has no end? One that cannot be read is appended to as it is.
@@ -200,6 +211,29 @@ impl Drop for LedgerWriter {
 mod tests {
     use super::*;
     use crate::checksum::Checksum;
+
+    /// What happened: each octet beyond ASCII was a `?`, so that mail for one mailbox that came to another was no difference.
+    #[test]
+    fn addresses_that_differ_differ_in_a_ledger_and_end_no_part_of_it() {
+        let written = |path: &str| {
+            let mut out = Vec::new();
+            push_address(path.as_bytes(), &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        for (path, recorded) in [
+            ("r@load.test", "r@load.test"),
+            ("r@m\u{fc}n.test", r"r@m\xc3\xbcn.test"),
+            ("\"a, b\"@y", r#""a\x2c\x20b"@y"#),
+            (r#""a\"b\\"@y"#, r#""a\"b\\"@y"#),
+            (r#""\x2c"@y"#, r#""\x5cx2c"@y"#),
+            ("a\u{7f}?\r\n", r"a\x7f?\x0d\x0a"),
+        ] {
+            assert_eq!(written(path), recorded);
+        }
+        let differ = ["\u{e4}", "\u{fc}", "?", "??", r"\xc3\xa4", r"\\xc3\xa4", r"\x5cxc3", r"\xc3", ",", r"\x2c"];
+        let all: std::collections::BTreeSet<String> = differ.into_iter().map(written).collect();
+        assert_eq!(all.len(), differ.len(), "{all:?}");
+    }
 
     /// A full disk was an error without a name, and what had been written in part was written again when the writer was dropped.
     #[test]

@@ -7,13 +7,15 @@ use std::{
 
 use serde::Deserialize;
 
+use crate::ledger::push_address;
+
 /// The longest line that is read: ten thousand recipients with the longest addresses and replies are a part of it.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 
 /// States of a recipient for whom no delivery is to come any more (`ringpost queue ls --json`).
 const ENDED: [&str; 3] = ["failed", "bounced", "purged"];
 
-/// Deliveries that wait, by queue id and recipient.
+/// Deliveries that wait, by queue id and recipient, whose address is written as ledgers have it.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct QueuedMail(HashMap<Box<str>, Vec<Box<str>>>);
 
@@ -39,7 +41,7 @@ impl QueuedMail {
         while lines.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? > 0 {
             let message: Message = serde_json::from_slice(&line)?;
             let waiting = message.recipients.into_iter().filter(|recipient| !ENDED.contains(&recipient.state.as_str()));
-            queued.insert(message.id, waiting.map(|recipient| recipient.address).collect());
+            queued.insert(message.id, waiting.map(|recipient| as_in_ledgers(&recipient.address)).collect());
             line.clear();
         }
         Ok(QueuedMail(queued))
@@ -49,6 +51,12 @@ impl QueuedMail {
     pub(super) fn has(&self, queue_id: &str, recipient: &str) -> bool {
         self.0.get(queue_id).is_some_and(|recipients| recipients.iter().any(|waiting| waiting.eq_ignore_ascii_case(recipient)))
     }
+}
+
+fn as_in_ledgers(address: &str) -> Box<str> {
+    let mut written = Vec::new();
+    push_address(address.as_bytes(), &mut written);
+    String::from_utf8(written).expect("a ledger has printable ASCII").into()
 }
 
 #[cfg(test)]

@@ -56,9 +56,9 @@ mod tests {
         for taken in [false, true, true, false] {
             paths.answered(taken);
         }
-        assert_eq!(paths.taken(), b"long??odd@x,c@x");
+        assert_eq!(paths.taken(), br"long\x2c\x20odd@x,c@x");
         paths.answered(true);
-        assert_eq!(paths.taken(), b"long??odd@x,c@x", "nobody was asked for");
+        assert_eq!(paths.taken(), br"long\x2c\x20odd@x,c@x", "nobody was asked for");
         paths.ask_again();
         assert_eq!(paths.taken(), b"");
         paths.answered(false);
