@@ -145,6 +145,16 @@ fn compare_test(name: &str, a: &[&RunResult], b: &[&RunResult], thresholds: &Thr
     }
     if failed(b) > 0 && failed(a) == 0 {
         verdict = Verdict::Regressed;
+        notes.push("no run of A failed, and of B some did: REGRESSED".to_owned());
+    }
+    // A rate of none is no factor of another, and so no line of the table.
+    let silent = |runs: &[&RunResult]| runs.iter().all(|run| run.emails_sent == 0);
+    if silent(b) && !silent(a) {
+        verdict = Verdict::Regressed;
+        notes.push("nothing was acknowledged in B: REGRESSED".to_owned());
+    }
+    if silent(a) && !silent(b) {
+        notes.push("nothing was acknowledged in A: it is no measure".to_owned());
     }
     // A metric that is compared nowhere would be missed by nobody.
     let mut not_compared = Vec::new();
@@ -433,6 +443,29 @@ mod tests {
         // Nobody was told that A was no measure.
         let notes = compare(&failed, &a, &Thresholds::default()).tests.remove(0).notes;
         assert_eq!(notes, ["1 of 3 runs of A failed"]);
+    }
+
+    /// What happened: runs against a server that nobody answered at were REGRESSED, and no line said what had: a rate of 0 is no factor of
+    /// another, so that it was left out. Where a run of A had failed, too, they were the same.
+    #[test]
+    fn a_side_in_which_nothing_was_acknowledged_is_named() {
+        let a = runs(1, 2, 1.0, 0.0);
+        let mut b = a.clone();
+        for run in &mut b {
+            (run.emails_sent, run.emails_per_second, run.success) = (0, 0.0, false);
+            run.phases.clear();
+        }
+        let found = |a: &[RunResult], b: &[RunResult]| compare(a, b, &Thresholds::default()).tests.remove(0);
+        let said = |test: &TestComparison, words: &str| test.notes.iter().any(|note| note.contains(words));
+        let test = found(&a, &b);
+        assert_eq!(test.verdict, Verdict::Regressed);
+        assert!(said(&test, "no run of A failed, and of B some did: REGRESSED"), "{:?}", test.notes);
+        assert!(said(&test, "nothing was acknowledged in B: REGRESSED"), "{:?}", test.notes);
+        let mut flawed = a.clone();
+        flawed[0].success = false;
+        assert_eq!(found(&flawed, &b).verdict, Verdict::Regressed);
+        assert!(said(&found(&b, &a), "nothing was acknowledged in A"), "{:?}", found(&b, &a).notes);
+        assert_ne!(found(&b, &b).verdict, Verdict::Regressed);
     }
 
     /// What happened: a run without figures for its CPU, or with too few messages for p99, was compared by the rest and called the same.
