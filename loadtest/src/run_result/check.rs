@@ -96,6 +96,7 @@ impl RunResult {
         let at = |name: &str| whole.percentile_ns(name).map(|ns| ns as f64 / 1e9);
         for (field, said, has) in [
             ("avg_response_time", Some(self.avg_response_time), Some(whole.mean_ns / 1e9)),
+            ("min_response_time", Some(self.min_response_time), Some(whole.min_ns as f64 / 1e9)),
             ("median_response_time", Some(self.median_response_time), at("p50")),
             ("p95_response_time", self.p95_response_time, at("p95")),
             ("p99_response_time", self.p99_response_time, at("p99")),
@@ -125,6 +126,7 @@ impl PhaseSummary {
             true => Ok(()),
             false => Err(format!("{name}: {said} contradicts its histogram, which has {has}")),
         };
+        said("min_ns", self.min_ns as f64, histogram.min() as f64)?;
         said("max_ns", self.max_ns as f64, histogram.max() as f64)?;
         said("mean_ns", self.mean_ns, histogram.mean())?;
         // Those of a few values, which older results have, are not told and not looked at.
@@ -159,6 +161,8 @@ mod tests {
             ("/phases/transaction/mean_ns", serde_json::json!(1.0), "phases.transaction.mean_ns"),
             ("/p99_response_time", serde_json::json!(0.5), "p99_response_time"),
             ("/median_response_time", serde_json::json!(0.5), "median_response_time"),
+            ("/min_response_time", serde_json::json!(1e3), "min_response_time"),
+            ("/phases/transaction/min_ns", serde_json::json!(9_000_000_000_u64), "phases.transaction.min_ns"),
             ("/success", serde_json::json!(true), "success"),
             ("/cpu_usage", serde_json::json!(-1.0), "cpu_usage"),
             ("/memory_usage_mb", serde_json::json!(-1.0), "memory_usage_mb"),
