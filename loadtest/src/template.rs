@@ -234,7 +234,13 @@ fn name_of(field: &str) -> &str {
     field.split_once(':').map_or(field, |(name, _)| name)
 }
 
-/// Is this a header field?
+/// Octets of a line without its end: RFC 5322 2.1.1.
+const LINE_BYTES_MAX: usize = 998;
+
+/// Digits of the largest `{{seq}}`.
+const SEQUENCE_DIGITS_MAX: usize = 20;
+
+/// Is this a header field, of no more octets than a line has, whatever stands in its places?
 ///
 /// # Errors
 /// A sentence that shows it, and one that is.
@@ -243,8 +249,20 @@ pub fn check_field(field: &str) -> Result<(), String> {
     if !named || field.contains(['\r', '\n']) {
         return Err(format!("{field:?} is no header field such as \"Subject: number {{{{seq}}}}\""));
     }
-    let places = Template::parse(field.as_bytes());
-    places.map(drop).map_err(|error| format!("{field:?}: {}", error.trim_start_matches("line 1: ")))
+    let read = Template::parse(field.as_bytes()).map_err(|error| format!("{field:?}: {}", error.trim_start_matches("line 1: ")))?;
+    let octets = |piece: &Piece| match piece {
+        // It is one line, whose end is not counted.
+        Piece::Fixed { raw, .. } => raw.iter().filter(|octet| !matches!(octet, b'\r' | b'\n')).count(),
+        Piece::Sequence => SEQUENCE_DIGITS_MAX,
+        Piece::Id => ID_CHARS,
+    };
+    match read.pieces.iter().map(octets).sum::<usize>() {
+        0..=LINE_BYTES_MAX => Ok(()),
+        octets => Err(format!(
+            "the field {:?} is a line of up to {octets} octets, and {LINE_BYTES_MAX} are allowed (RFC 5322 2.1.1): such a line is no one's to relay",
+            name_of(field)
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -272,6 +290,18 @@ mod tests {
     fn wrong_places_are_named_with_their_line() {
         assert!(Template::parse(b"a\nb {{who}}").unwrap_err().starts_with("line 2: \"who\""));
         assert!(Template::parse(b"{{seq").unwrap_err().starts_with("line 1"));
+    }
+
+    /// What happened: a field of two thousand octets was sent as one line, which no server has to take.
+    #[test]
+    fn a_field_fits_into_a_line_with_whatever_is_put_into_its_places() {
+        let field = |octets: usize, places: &str| format!("X-Y: {}{places}", "a".repeat(octets - 5));
+        assert_eq!(check_field(&field(998, "")), Ok(()));
+        assert_eq!(check_field(&field(998 - ID_CHARS, "{{id}}")), Ok(()));
+        for long in [field(999, ""), field(999 - ID_CHARS, "{{ id }}"), field(990, "{{seq}}")] {
+            let told = check_field(&long).unwrap_err();
+            assert!(told.contains("\"X-Y\"") && told.contains("998") && told.len() < 200, "{told}");
+        }
     }
 
     #[test]

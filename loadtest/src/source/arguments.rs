@@ -111,7 +111,7 @@ pub struct SourceArguments {
     /// A message with {{seq}} and {{id}} in it. Not with --corpus, --header, --attach or --size.
     #[arg(long, conflicts_with_all = ["corpus", "header", "attach"], help_heading = "Content")]
     pub template: Option<PathBuf>,
-    /// A header field, {{seq}} and {{id}} allowed. May be repeated. Date, From, Message-ID, Subject and MIME-Version are written without it, and
+    /// A header field, {{seq}} and {{id}} allowed, 998 octets at most. May be repeated. Date, From, Message-ID, Subject and MIME-Version are written without it, and
     /// one of these names stands in the place of that. Not with --template, --corpus or --size.
     #[arg(long, conflicts_with = "corpus", help_heading = "Content")]
     pub header: Vec<String>,
