@@ -71,3 +71,25 @@ fn connections_that_come_and_go_are_many() {
     // And the report said beside them that it had told nobody.
     assert_eq!(report.told_421, 3, "{report:?}");
 }
+
+/// What happened: it was counted as a connection that could not be had in time.
+#[test]
+fn a_server_that_takes_connections_and_greets_nobody_is_counted_as_that() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for mode in [Mode::Idle { noop_every: None }, Mode::Churn] {
+        let options = ConnectionsOptions {
+            to: listener.local_addr().unwrap(),
+            cores: vec![pinning::cores().unwrap()[0]],
+            connections: 3,
+            duration: Duration::from_millis(1500),
+            mode,
+            addresses: Vec::new(),
+            timeout: Duration::from_millis(100),
+        };
+        let (report, measurement) = run(options, Beside::default(), &StopSignal::never(), &mut Quiet, &mut |_| {}).unwrap();
+        let errors = &measurement.totals().errors;
+        assert!(report.greeted == 0 && errors.of(ErrorKind::NoBanner) >= 3, "{report:?} {errors:?}");
+        assert_eq!(errors.of(ErrorKind::NoBanner), errors.total(), "{errors:?}");
+        assert_eq!(report.last_trouble.as_deref(), Some("no banner in time"));
+    }
+}

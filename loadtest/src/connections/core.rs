@@ -97,8 +97,29 @@ impl Refusal {
     }
 }
 
+/// A reply that did not come in time, and what that counts as.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("no {what} in time")]
+struct Overdue {
+    what: &'static str,
+    kind: ErrorKind,
+}
+
+impl Overdue {
+    const BANNER: Overdue = Overdue { what: "banner", kind: ErrorKind::NoBanner };
+    const REPLY: Overdue = Overdue { what: "reply", kind: ErrorKind::ReplyTimeout };
+}
+
+/// On a connection that was made, time that is over is no connection's.
+fn told(overdue: Overdue) -> impl Fn(io::Error) -> io::Error {
+    move |error| if error.kind() == io::ErrorKind::TimedOut { io::Error::new(io::ErrorKind::TimedOut, overdue) } else { error }
+}
+
 /// What it counts as: a refusal by its code.
 fn kind_of(error: &io::Error) -> ErrorKind {
+    if let Some(overdue) = error.get_ref().and_then(|inner| inner.downcast_ref::<Overdue>()) {
+        return overdue.kind;
+    }
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Refusal>()) {
         Some(refusal) => refusal.code.map_or(ErrorKind::BrokenReply, ErrorKind::Reply),
         None => ErrorKind::from(error),
@@ -203,12 +224,12 @@ async fn greet(core: &Core, from: Option<IpAddr>, deadline: &Deadline) -> io::Re
     let conn = connect(&core.ring, core.options.to, from, deadline).await?;
     let connected = Instant::now();
     core.desk.borrow_mut().recorder.record(Phase::Connect, connected - began);
-    reply(&conn, deadline, b'2').await?;
+    reply(&conn, deadline, b'2').await.map_err(told(Overdue::BANNER))?;
     let greeted = Instant::now();
     core.desk.borrow_mut().recorder.record(Phase::Banner, greeted - connected);
     if core.options.mode != Mode::Churn {
         conn.send(b"EHLO idle.load.test\r\n")?;
-        reply(&conn, deadline, b'2').await?;
+        reply(&conn, deadline, b'2').await.map_err(told(Overdue::REPLY))?;
         core.desk.borrow_mut().recorder.record(Phase::Ehlo, greeted.elapsed());
     }
     drop(place);
@@ -270,7 +291,7 @@ async fn open_content(core: &Core, conn: &Conn, deadline: &Deadline) -> io::Resu
     for (command, class) in [(&b"MAIL FROM:<slow@load.test>\r\n"[..], b'2'), (b"RCPT TO:<slow@load.test>\r\n", b'2'), (b"DATA\r\n", b'3')] {
         deadline.set(Instant::now() + core.options.timeout);
         conn.send(command.to_vec())?;
-        reply(conn, deadline, class).await?;
+        reply(conn, deadline, class).await.map_err(told(Overdue::REPLY))?;
     }
     Ok(())
 }
