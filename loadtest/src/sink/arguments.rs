@@ -66,7 +66,7 @@ pub struct SinkArguments {
     /// Go up and down: UP:DOWN, seconds.
     #[arg(long, value_parser = parse_flapping, help_heading = "Behaviour")]
     pub flap: Option<Flapping>,
-    /// Be down while this file exists: connections are refused, and those there are reset. A message whose reply was held back then stands in the
+    /// Be down while this file exists: connections are reset, those there are and those that come. A message whose reply was held back then stands in the
     /// ledger: whoever sends it again doubles it, rightly.
     #[arg(long, value_name = "FILE", help_heading = "Behaviour")]
     pub down: Option<PathBuf>,

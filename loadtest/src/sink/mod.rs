@@ -63,7 +63,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 pub struct Flapping {
     /// How long it takes connections.
     pub up: Duration,
-    /// How long it does not: connections are refused, and those there are reset.
+    /// How long it does not: connections are reset, those there are and those that come.
     pub down: Duration,
 }
 
@@ -337,7 +337,7 @@ impl Sink {
         SinkCounters { shared: self.shared.clone() }
     }
 
-    /// Goes down soon, or comes up again: down, it refuses connections and resets those there are.
+    /// Goes down soon, or comes up again: down, it resets connections, those there are and those that come.
     pub fn set_down(&self, down: bool) {
         self.shared.down.store(down, Relaxed);
     }
