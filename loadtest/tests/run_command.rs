@@ -327,6 +327,40 @@ fn what_no_scenario_can_use_is_found_before_the_first_one_runs() {
     }
 }
 
+/// What happened: a Ctrl-C while the engine was asked about its settings ended the process, and the folder for that stayed.
+#[test]
+fn a_run_that_is_interrupted_before_its_first_scenario_leaves_no_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let spools = path("spools");
+    std::fs::create_dir(&spools).unwrap();
+    // No engine: its answer about a config file is waited for. It counts behind that, as a signal has a way through a thread.
+    let count = "n=0; while [ $n -lt 100000 ]; do n=$((n+1)); done";
+    let script = format!("#!/bin/sh\n[ \"$1\" = check ] && echo asked > {0} && read line < {0}\n{count}\nexit 0\n", path("pipe"));
+    std::fs::write(path("ringpost"), script).unwrap();
+    std::fs::set_permissions(path("ringpost"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    assert!(Command::new("mkfifo").arg(path("pipe")).status().unwrap().success());
+    let scenario = "name = \"one\"\nabout = \"Sends.\"\nseconds = 60\n[load]\n[engine.settings.smtp]\nsessions_max = 10\n";
+    std::fs::write(path("one.toml"), scenario).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args(["run", &path("one.toml"), "--engine", &path("ringpost"), "--folder", &spools]).stdout(Stdio::null());
+    let mut run = command.spawn().unwrap();
+    assert_eq!(std::fs::read_to_string(path("pipe")).unwrap(), "asked\n");
+    assert!(Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap().success());
+    std::fs::write(path("pipe"), "go on\n").unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(130));
+    assert_eq!(std::fs::read_dir(&spools).unwrap().count(), 0);
+}
+
+/// What happened: a name of a folder below the one that was asked for stood in the error.
+#[test]
+fn a_folder_that_is_not_there_is_named_as_it_was_given() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    let output = command.args(["run", "baseline", "--folder", "/not/there", "--engine", "/bin/true"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(74), "{}", text(&output));
+    assert!(text(&output).contains("--folder /not/there: "), "{}", text(&output));
+}
+
 /// What happened: a setting that the engine does not know was found when the scenarios before it had run.
 #[test]
 fn settings_that_the_engine_refuses_are_found_before_the_first_scenario_runs() {

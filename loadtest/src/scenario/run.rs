@@ -125,7 +125,12 @@ impl RunArguments {
         if let (None, Some((name, _))) = (&self.to, lonely.into_iter().find(|&(_, given)| given)) {
             return Err(Failure::Usage(format!("{name} is of a server that runs: say --to HOST:PORT, too")));
         }
+        if !self.folder.is_dir() {
+            return Err(Failure::Io(format!("--folder {}: there is no such folder", self.folder.display())));
+        }
         let place = self.place(&scenarios)?;
+        // Before the first folder: one that nobody listens for ends this process, and leaves it.
+        let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
         place.check(&scenarios)?;
         let _mine = match &self.output {
             Some(folder) => {
@@ -136,7 +141,6 @@ impl RunArguments {
             None => None,
         };
         pinning::raise_open_files();
-        let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
         let mut results = Vec::new();
         let mut not_run = Vec::new();
         let mut impossible = None;
