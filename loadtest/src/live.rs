@@ -23,6 +23,13 @@ use crate::{
 /// How often a run is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// A run that has not ended so long after it was asked to says what it waits for.
+const SAID_AFTER: Duration = Duration::from_secs(1);
+
+/// What it says then.
+const WAITED_FOR: &str = "messages are under way: their replies are waited for, as long as --timeout says and 30 s at most; a second Ctrl-C \
+                          ends it at once, without figures";
+
 /// A trouble that goes on is said again after so long.
 const TROUBLE_EVERY: Duration = Duration::from_secs(10);
 
@@ -45,6 +52,10 @@ pub struct Second<'a> {
 pub trait Viewer {
     /// A second is over.
     fn second(&mut self, second: &Second<'_>);
+    /// The end was asked for, and something is waited for before it.
+    fn waits(&mut self, text: &str) {
+        let _unsaid = text;
+    }
     /// Called some times a second; false asks for the end of the run.
     fn goes_on(&mut self) -> bool {
         true
@@ -57,6 +68,18 @@ pub struct Quiet;
 
 impl Viewer for Quiet {
     fn second(&mut self, _: &Second<'_>) {}
+}
+
+/// No line per second, and what somebody who waits for the end has to know.
+#[derive(Debug, Default)]
+pub struct Notes;
+
+impl Viewer for Notes {
+    fn second(&mut self, _: &Second<'_>) {}
+
+    fn waits(&mut self, text: &str) {
+        let _unread = writeln!(stderr(), "ringpost-load: {text}");
+    }
 }
 
 /// One line per second on standard error.
@@ -107,6 +130,10 @@ impl Viewer for Lines {
         // Standard error may be gone; the run is worth more than its lines.
         let _unread = writeln!(stderr(), "{line}");
     }
+
+    fn waits(&mut self, text: &str) {
+        Notes.waits(text);
+    }
 }
 
 /// A percentile of latencies for people; a dash where it is not told.
@@ -124,9 +151,13 @@ pub fn shown_ns(ns: u64) -> String {
     }
 }
 
-/// Lines where somebody looks, else nothing.
+/// Lines where somebody looks, else what has to be said, and nothing where that is asked for.
 pub fn usual_viewer(quiet: bool, lines: Lines) -> Box<dyn Viewer> {
-    if quiet || !stderr().is_terminal() { Box::new(Quiet) } else { Box::new(lines) }
+    match (quiet, stderr().is_terminal()) {
+        (true, _) => Box::new(Quiet),
+        (false, false) => Box::new(Notes),
+        (false, true) => Box::new(lines),
+    }
 }
 
 /// A run of a source from its start to its end.
@@ -260,6 +291,7 @@ pub(crate) struct Followed<'a> {
 pub(crate) fn follow(followed: &Followed<'_>, beside: Beside<'_>, stop: &StopSignal, viewer: &mut dyn Viewer) -> (Measurement, bool) {
     let mut gatherer = Gatherer::new(followed.threads, beside, viewer);
     let mut interrupted = false;
+    let (mut asked_at, mut is_said) = (None, false);
     beside.sinks.iter().for_each(|sink| sink.follow(followed.began));
     loop {
         // Asked before the channel is emptied, so that nothing comes later than the last look.
@@ -267,6 +299,11 @@ pub(crate) fn follow(followed: &Followed<'_>, beside: Beside<'_>, stop: &StopSig
         if stop.is_asked() || !gatherer.viewer.goes_on() {
             (followed.stop)();
             interrupted |= !over;
+            let asked_at = *asked_at.get_or_insert_with(Instant::now);
+            if !over && !is_said && asked_at.elapsed() >= SAID_AFTER {
+                gatherer.viewer.waits(WAITED_FOR);
+                is_said = true;
+            }
         }
         for sink in beside.sinks {
             let parts = std::iter::from_fn(|| sink.next_part(Duration::ZERO));

@@ -55,7 +55,7 @@ enum Event {
     /// Connections are not wanted for now.
     Held,
     TimedOut,
-    /// The load is over, and nobody has said a word on this connection.
+    /// The load is over, and banner and EHLO have not been answered on this connection: there is no message on it to wait for.
     Ungreeted,
     Failed(io::Error),
 }
@@ -302,12 +302,12 @@ async fn speak(
                 return End::Badly;
             }
             Event::Ungreeted => {
-                let waited = connected.elapsed();
+                let waited = waits_since.elapsed();
                 if waited >= core.greeting_patience() {
                     let mut desk = core.desk.borrow_mut();
                     if is_heard {
                         desk.trouble(ErrorKind::ReplyTimeout, || {
-                            format!("the banner did not come to its end in {:.1} s", waited.as_secs_f64())
+                            format!("{} did not come to its end in {:.1} s", client.awaited(), waited.as_secs_f64())
                         });
                     } else {
                         desk.report.ungreeted += 1;
@@ -393,7 +393,7 @@ async fn next_event(core: &Core, index: usize, conn: &Conn, client: &Client, dea
             core.keep(index, cx.waker());
             return if core.desk.borrow().closed { Poll::Ready(Event::Exhausted) } else { Poll::Pending };
         }
-        if client.awaits_banner() {
+        if !client.is_greeted() {
             if core.desk.borrow().closed {
                 return Poll::Ready(Event::Ungreeted);
             }

@@ -346,3 +346,43 @@ fn a_sink_without_descriptors_says_so_and_goes_on() {
     let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(value["accepts_failed"].as_u64().is_some_and(|count| count > 0), "{value}");
 }
+
+/// A source of one message against a server that says these replies, each to a line, and then nothing.
+fn source_of(replies: &'static [&'static str]) -> (Child, std::thread::JoinHandle<()>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args(["source", "--to", &listener.local_addr().unwrap().to_string(), "--messages", "1", "--sessions", "1"]);
+    let source = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut server = BufReader::new(listener.accept().unwrap().0);
+    let mut line = String::new();
+    for reply in replies {
+        std::io::Write::write_all(server.get_mut(), reply.as_bytes()).unwrap();
+        assert!(server.read_line(&mut line).unwrap() > 0);
+    }
+    let reader = std::thread::spawn(move || drop(std::io::copy(&mut server, &mut std::io::sink())));
+    (source, reader)
+}
+
+/// What happened: a Ctrl-C while the reply to EHLO was waited for was of no use for half a minute, though no message had been begun.
+#[test]
+fn nothing_is_waited_for_where_no_message_is_under_way() {
+    let (mut source, server) = source_of(&["220 here\r\n"]);
+    let began = std::time::Instant::now();
+    signal("-INT", source.id());
+    assert_eq!(source.wait().unwrap().code(), Some(130));
+    assert!(began.elapsed() < std::time::Duration::from_secs(15), "{:?}", began.elapsed());
+    server.join().unwrap();
+}
+
+/// What happened: half a minute of silence behind a Ctrl-C.
+#[test]
+fn what_is_waited_for_behind_a_ctrl_c_is_said() {
+    let (mut source, server) = source_of(&["220 here\r\n", "250 here\r\n"]);
+    signal("-INT", source.id());
+    let mut told = String::new();
+    BufReader::new(source.stderr.take().unwrap()).read_line(&mut told).unwrap();
+    assert!(told.contains("messages are under way") && told.contains("a second Ctrl-C ends it at once"), "{told:?}");
+    signal("-INT", source.id());
+    assert_eq!(source.wait().unwrap().code(), Some(130));
+    server.join().unwrap();
+}
