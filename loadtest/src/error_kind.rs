@@ -30,13 +30,15 @@ pub enum ErrorKind {
     BrokenReply,
     /// A good reply where what went before it was refused: to a recipient of a refused MAIL, to content for nobody.
     OutOfOrder,
+    /// The server does not announce SMTPUTF8, and an address has octets beyond ASCII.
+    NoSmtputf8,
     /// This machine ran out of ports, files or memory; says nothing about the server.
     Local,
     /// Everything else.
     Other,
 }
 
-const NAMED: [(ErrorKind, &str); 10] = [
+const NAMED: [(ErrorKind, &str); 11] = [
     (ErrorKind::ConnectRefused, "connect_refused"),
     (ErrorKind::ConnectTimeout, "connect_timeout"),
     (ErrorKind::NoBanner, "no_banner"),
@@ -45,6 +47,7 @@ const NAMED: [(ErrorKind, &str); 10] = [
     (ErrorKind::Closed, "closed"),
     (ErrorKind::BrokenReply, "broken_reply"),
     (ErrorKind::OutOfOrder, "out_of_order"),
+    (ErrorKind::NoSmtputf8, "no_smtputf8"),
     (ErrorKind::Local, "local"),
     (ErrorKind::Other, "other"),
 ];

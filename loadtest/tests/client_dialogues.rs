@@ -113,6 +113,7 @@ fn script() -> Script {
         hello: b"EHLO me\r\n".to_vec(),
         lmtp: false,
         reverse_path: b"s@x.test".to_vec(),
+        needs_smtputf8: false,
         recipients: 1,
         pipelining: true,
         envelopes_ahead: true,
@@ -241,6 +242,21 @@ fn the_size_is_declared_where_it_is_announced() {
     let mut dialogue = Dialogue::new(script(), 1, 1000);
     dialogue.server("220 hello\r\n");
     assert!(dialogue.server("250-SIZEABLE\r\n250 PIPELINING\r\n").starts_with("MAIL FROM:<s@x.test>\r\n"));
+}
+
+/// What happened: addresses beyond ASCII went without the parameter to servers that announce it (RFC 6531 3.4), and as they were to those that
+/// do not (3.2).
+#[test]
+fn addresses_beyond_ascii_go_with_smtputf8_and_to_no_server_without_it() {
+    let script = Script { needs_smtputf8: true, reverse_path: "j\u{f6}rg@x.test".into(), ..script() };
+    let mut dialogue = Dialogue::new(script.clone(), 1, 3);
+    dialogue.server("220 here\r\n");
+    let said = dialogue.server("250-here\r\n250-smtputf8\r\n250-8BITMIME\r\n250 PIPELINING\r\n");
+    assert_eq!(said, "MAIL FROM:<j\u{f6}rg@x.test> BODY=8BITMIME SMTPUTF8\r\nRCPT TO:<r@y.test>\r\nDATA\r\n");
+    let mut dialogue = Dialogue::new(script, 1, 1000);
+    dialogue.server("220 here\r\n");
+    let (flow, said) = dialogue.server_result(PIPELINING);
+    assert_eq!((flow, said.as_str(), dialogue.outcomes()), (Err(ClientError::NoSmtputf8), "", vec![]));
 }
 
 #[test]

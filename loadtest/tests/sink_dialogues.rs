@@ -280,6 +280,19 @@ fn what_no_server_may_take_for_a_path_is_refused() {
     }
 }
 
+/// RFC 6531 3.5. What happened: they were taken without the parameter, so that a client that forgets it was told that all was well.
+#[test]
+fn addresses_beyond_ascii_are_refused_without_smtputf8() {
+    let lines = |parameter: &str, rcpt: &str| {
+        let mail = format!("MAIL FROM:<\u{e9}@x>{parameter}");
+        codes(&Announcement::default(), "content:drop:1", &["EHLO me", &mail, "RSET", &format!("MAIL FROM:<a@x>{parameter}"), rcpt]).0[2..]
+            .to_vec()
+    };
+    assert_eq!(lines("", "RCPT TO:<b@m\u{fc}n.test>"), [553, 250, 250, 553]);
+    assert_eq!(lines(" SMTPUTF8 BODY=8BITMIME", "RCPT TO:<b@m\u{fc}n.test>"), [250, 250, 250, 250]);
+    assert_eq!(lines("", "RCPT TO:<b@y>"), [553, 250, 250, 250]);
+}
+
 /// RFC 5321 4.1.1.11. What happened: whatever was a parameter by its form was taken, so that a client that uses what a next hop does not
 /// announce, as one without 8BITMIME, was told that all was well; and content that such a hop must not be sent was intact.
 #[test]

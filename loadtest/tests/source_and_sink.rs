@@ -90,6 +90,17 @@ fn every_way_of_sending_arrives_whole() {
 }
 
 #[test]
+fn addresses_beyond_ascii_arrive_as_they_are() {
+    let (ran, sink, difference) = run(
+        |_| {},
+        |o| {
+            (o.reverse_path, o.recipients.domain) = ("j\u{f6}rg@x.test".into(), "m\u{fc}nchen.test".into());
+        },
+    );
+    assert_clean(&ran, &sink, &difference, 200);
+}
+
+#[test]
 fn lmtp_delivers_to_each_recipient() {
     let (ran, sink, difference) = run(|o| o.announcement.lmtp = true, |o| (o.lmtp, o.recipients.per_message) = (true, 3));
     assert_clean(&ran, &sink, &difference, 200);

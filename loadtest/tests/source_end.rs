@@ -541,6 +541,24 @@ fn a_server_that_takes_what_it_has_refused_is_an_error_by_name() {
     assert_eq!(summary::exit_code(&ran, &failures), 1);
 }
 
+/// What happened: mail for addresses beyond ASCII was sent to servers that do not announce SMTPUTF8.
+#[test]
+fn a_load_that_its_server_cannot_be_sent_ends_at_once_and_says_why() {
+    let mut options = SinkOptions::new(loopback(), core());
+    options.announcement.smtputf8 = false;
+    let sink = Sink::start(options).unwrap();
+    for rate in [None, Some("100".parse().unwrap())] {
+        let ran = load(sink.address, |o| {
+            (o.recipients.domain, o.messages, o.rate, o.timeout) = ("m\u{fc}nchen.test".into(), Some(50), rate, Duration::from_secs(600));
+        });
+        let report = &ran.report;
+        assert_eq!((report.settled, report.acknowledged, sink.messages()), (0, 0, 0), "{report:?}");
+        assert!(report.lasted > Duration::ZERO && ran.measurement.totals().errors.of(ErrorKind::NoSmtputf8) > 0, "{report:?}");
+        let failures = summary::failures(&ran);
+        assert!(failures[0].contains("does not announce SMTPUTF8") && summary::exit_code(&ran, &failures) == 1, "{failures:?}");
+    }
+}
+
 /// What happened: banners that were 554 stood among those of the phase, and those that were 421 did not.
 #[test]
 fn a_refusal_is_no_banner() {

@@ -16,7 +16,7 @@ pub(super) enum PathKind {
 
 /// The path without its brackets, a source route included, and what follows it, without the blank between; `None` where no server may take
 /// it: no or another keyword, no brackets, something behind them that is no parameter of theirs, or a path that the grammar has not.
-/// Octets beyond ASCII need SMTPUTF8 (RFC 6531 3.3).
+/// Octets beyond ASCII need SMTPUTF8 (RFC 6531 3.3), that it was announced, as `smtputf8` says; whether it was asked for is not looked at.
 pub(super) fn path_and_parameters(argument: &[u8], kind: PathKind, smtputf8: bool) -> Option<(&[u8], &[u8])> {
     let keyword: &[u8] = if kind == PathKind::Reverse { b"FROM:" } else { b"TO:" };
     let (head, rest) = argument.trim_ascii_start().split_at_checked(keyword.len())?;
@@ -67,6 +67,11 @@ pub(super) fn declared_bytes(parameters: &[u8]) -> Option<u64> {
     let digits = &word[5..];
     let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     is_number.then(|| digits.iter().fold(0u64, |number, digit| number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))))
+}
+
+/// Whether one of the parameters, all of which are known, is SMTPUTF8: then paths of this transaction may have octets beyond ASCII.
+pub(super) fn has_smtputf8(parameters: &[u8]) -> bool {
+    parameters.split(|&octet| is_blank(octet)).any(|word| word.eq_ignore_ascii_case(b"SMTPUTF8"))
 }
 
 fn is_blank(octet: u8) -> bool {

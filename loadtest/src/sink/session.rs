@@ -11,7 +11,7 @@ use crate::{
     sink::{
         announcement::Announcement,
         fault::FaultKind,
-        path::{PathKind, are_known, are_parameters, declared_bytes, path_and_parameters},
+        path::{PathKind, are_known, are_parameters, declared_bytes, has_smtputf8, path_and_parameters},
         terminator::Terminator,
         verify::{Arrival, Verifier},
     },
@@ -29,6 +29,9 @@ const TOO_LARGE: &str = "5.3.4 Larger than announced";
 
 /// Behind a path.
 const NO_PARAMETERS: &str = "5.5.4 No parameters";
+
+/// Behind a 553: RFC 6531 3.5.
+const NEEDS_SMTPUTF8: &str = "5.6.7 Address needs SMTPUTF8";
 
 /// Behind a path: RFC 5321 4.1.1.11.
 const UNKNOWN_PARAMETERS: &str = "5.5.4 Parameters that were not announced";
@@ -94,6 +97,8 @@ pub struct ServerSession {
     partial: Vec<u8>,
     greeting: Greeting,
     reverse_path: Option<Vec<u8>>,
+    /// Its MAIL said SMTPUTF8.
+    smtputf8: bool,
     recipients: Vec<u8>,
     recipients_taken: u32,
     /// A chunk has come: DATA is out of order.
@@ -117,6 +122,7 @@ impl ServerSession {
             partial: Vec::new(),
             greeting: Greeting::Owed,
             reverse_path: None,
+            smtputf8: false,
             recipients: Vec::new(),
             recipients_taken: 0,
             chunked: false,
@@ -236,9 +242,13 @@ impl ServerSession {
         if announcement.is_too_large(declared) {
             return refuse(552, TOO_LARGE, behaviour, out);
         }
+        let smtputf8 = has_smtputf8(parameters);
+        if !path.is_ascii() && !smtputf8 {
+            return refuse(553, NEEDS_SMTPUTF8, behaviour, out);
+        }
         let path = path.to_vec();
         self.or_fault(Stage::Mail, behaviour, out, |session, out| {
-            session.reverse_path = Some(path);
+            (session.reverse_path, session.smtputf8) = (Some(path), smtputf8);
             out.extend_from_slice(b"250 2.1.0 Ok\r\n");
         })
     }
@@ -254,6 +264,9 @@ impl ServerSession {
         // None that is announced belongs to RCPT.
         if !parameters.is_empty() {
             return refuse(555, UNKNOWN_PARAMETERS, behaviour, out);
+        }
+        if !path.is_ascii() && !self.smtputf8 {
+            return refuse(553, NEEDS_SMTPUTF8, behaviour, out);
         }
         if self.recipients_taken >= RECIPIENTS_MAX {
             return refuse(452, "4.5.3 Too many recipients", behaviour, out);

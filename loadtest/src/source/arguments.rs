@@ -96,14 +96,14 @@ pub struct SourceArguments {
     /// How: uniform, zipf or zipf:EXPONENT.
     #[arg(long, default_value = "uniform", help_heading = "Addresses")]
     pub spread: Spread,
-    /// Domain of the recipients.
+    /// Domain of the recipients. Octets beyond ASCII in it or in the sender go with SMTPUTF8, and to no server that does not announce that.
     #[arg(long, default_value = "load.test", value_parser = parse_domain, help_heading = "Addresses")]
     pub domain: String,
     /// Sender of all messages; an empty one is the null reverse-path of bounces.
     #[arg(long, default_value = "sender@load.test", value_parser = parse_sender, help_heading = "Addresses")]
     pub sender: String,
-    /// Name in EHLO.
-    #[arg(long, default_value = "source.load.test", value_parser = parse_domain, help_heading = "Addresses")]
+    /// Name in EHLO, in ASCII.
+    #[arg(long, default_value = "source.load.test", value_parser = parse_hello, help_heading = "Addresses")]
     pub hello: String,
     /// Local addresses that connections take in turn: more ports, more clients. May be repeated or separated by commas.
     #[arg(long, value_delimiter = ',', help_heading = "Addresses")]
@@ -195,6 +195,14 @@ fn parse_domain(text: &str) -> Result<String, String> {
         return Err("a domain has 1 to 255 octets".into());
     }
     parse_path(text)
+}
+
+/// Reads the name in EHLO for clap. RFC 6531 3.7.1: before SMTPUTF8 is known to be there a name is written in ASCII.
+fn parse_hello(text: &str) -> Result<String, String> {
+    match text.is_ascii() {
+        true => parse_domain(text),
+        false => Err("EHLO comes before SMTPUTF8 is known to be announced: write the name in ASCII, as xn--… (RFC 6531 3.7.1)".into()),
+    }
 }
 
 /// Octets of an address between its brackets: RFC 5321 4.5.3.1.3 has 256 with them.

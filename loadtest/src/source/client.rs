@@ -35,6 +35,7 @@ pub struct Client {
     chunking: bool,
     eight_bit: bool,
     size: bool,
+    smtputf8: bool,
     left: Option<u32>,
     replies: u64,
     begun: bool,
@@ -53,6 +54,7 @@ impl Client {
             chunking: false,
             eight_bit: false,
             size: false,
+            smtputf8: false,
             left: script.per_connection,
             replies: 0,
             begun: false,
@@ -224,6 +226,7 @@ impl Client {
             self.chunking |= script.chunking && word.eq_ignore_ascii_case(b"CHUNKING");
             self.eight_bit |= word.eq_ignore_ascii_case(b"8BITMIME");
             self.size |= word.get(..4).is_some_and(|name| name.eq_ignore_ascii_case(b"SIZE")) && matches!(word.get(4), None | Some(b' '));
+            self.smtputf8 |= word.eq_ignore_ascii_case(b"SMTPUTF8");
             if let Some(most) = mail_max(word) {
                 // RFC 9422 4.1: whoever goes on anyway is answered 421.
                 self.left = Some(self.left.map_or(most, |left| left.min(most)));
@@ -282,6 +285,9 @@ impl Client {
                 host.observe(Phase::Ehlo, since, now);
                 if !good {
                     return Err(closing(Stage::Hello, code, line));
+                }
+                if script.needs_smtputf8 && !self.smtputf8 {
+                    return Err(ClientError::NoSmtputf8);
                 }
                 if host.gives_up(Stage::Hello) {
                     return Ok(Flow::GiveUp);

@@ -362,6 +362,12 @@ impl Desk {
         }
     }
 
+    /// No connection can carry this load: nothing more is begun. It lasted for as long as it tried.
+    pub(super) fn cannot_be_sent(&mut self) {
+        self.closed = true;
+        self.report.lasted = self.report.lasted.max(self.began.elapsed());
+    }
+
     /// Counts something that went wrong with a connection.
     pub(super) fn trouble(&mut self, kind: ErrorKind, text: impl FnOnce() -> String) {
         let now = Instant::now();

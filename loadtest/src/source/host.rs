@@ -65,6 +65,9 @@ pub struct Script {
     pub lmtp: bool,
     /// The sender of all messages, without brackets.
     pub reverse_path: Vec<u8>,
+    /// It, or a recipient, has octets beyond ASCII: no MAIL to a server that does not announce SMTPUTF8, and the parameter with each (RFC 6531
+    /// 3.2, 3.4).
+    pub needs_smtputf8: bool,
     /// Recipients of each message.
     pub recipients: u32,
     /// Send ahead where PIPELINING is announced.
@@ -199,6 +202,11 @@ pub enum ClientError {
     /// A reply to nothing.
     #[error("a reply to nothing: {0:?}")]
     Unasked(String),
+    /// The server cannot be sent this mail (RFC 6531 3.2).
+    #[error(
+        "the server does not announce SMTPUTF8, which sender or recipients need, as they have octets beyond ASCII: nothing can be sent"
+    )]
+    NoSmtputf8,
     /// A good reply where what it rests on was refused: what the server holds now is not known.
     #[error("{reply} is {code} {text}, although {stage} was answered {refused}")]
     OutOfOrder {

@@ -141,6 +141,7 @@ impl SourceOptions {
             hello: format!("{} {}\r\n", if self.lmtp { "LHLO" } else { "EHLO" }, self.hello).into_bytes(),
             lmtp: self.lmtp,
             reverse_path: self.reverse_path.clone().into_bytes(),
+            needs_smtputf8: !self.reverse_path.is_ascii() || !self.recipients.domain.is_ascii(),
             recipients: self.recipients.per_message as u32,
             pipelining: self.pipelining,
             // A slow sender's content has left long before what would follow it.

@@ -347,8 +347,13 @@ async fn speak(
                     ClientError::Closing { code, .. } => ErrorKind::Reply(*code),
                     ClientError::NotAReply(_) | ClientError::Unasked(_) => ErrorKind::BrokenReply,
                     ClientError::OutOfOrder { .. } | ClientError::OutOfStep { .. } => ErrorKind::OutOfOrder,
+                    ClientError::NoSmtputf8 => ErrorKind::NoSmtputf8,
                 };
-                core.desk.borrow_mut().trouble(kind, || error.to_string());
+                let mut desk = core.desk.borrow_mut();
+                desk.trouble(kind, || error.to_string());
+                if kind == ErrorKind::NoSmtputf8 {
+                    desk.cannot_be_sent();
+                }
                 return End::Badly;
             }
         }

@@ -47,6 +47,9 @@ impl Client {
             bytes.extend_from_slice(b" SIZE=");
             push_decimal(content_bytes, bytes);
         }
+        if script.needs_smtputf8 {
+            bytes.extend_from_slice(b" SMTPUTF8");
+        }
         bytes.extend_from_slice(b"\r\n");
         self.asked.push_back((Asked::Mail, now));
         let ends = self.ends(Stage::Mail, host);
