@@ -28,7 +28,8 @@ pub enum ErrorKind {
     Closed,
     /// What came is no SMTP reply.
     BrokenReply,
-    /// A good reply where what went before it was refused: to a recipient of a refused MAIL, to content for nobody.
+    /// A good reply where what went before it was refused: to a recipient of a refused MAIL, to content for nobody; or to content that had not
+    /// been sent.
     OutOfOrder,
     /// The server does not announce SMTPUTF8, and an address has octets beyond ASCII.
     NoSmtputf8,

@@ -259,6 +259,33 @@ fn addresses_beyond_ascii_go_with_smtputf8_and_to_no_server_without_it() {
     assert_eq!((flow, said.as_str(), dialogue.outcomes()), (Err(ClientError::NoSmtputf8), "", vec![]));
 }
 
+/// What happened: a 250 that had come before a message was sent was its acknowledgement.
+#[test]
+fn a_promise_that_comes_before_the_content_has_left_is_none() {
+    for lmtp in [false, true] {
+        let mut dialogue = Dialogue::new(Script { lmtp, ..script() }, 1, 1000);
+        dialogue.server("220 here\r\n");
+        dialogue.server(PIPELINING);
+        let flow = dialogue.server_result("250 ok\r\n250 ok\r\n354 go\r\n250 ok\r\n").0;
+        assert!(matches!(flow, Err(ClientError::TooEarly { code: 250, .. })), "lmtp {lmtp}: {flow:?}");
+        assert_eq!(dialogue.outcomes(), [Outcome::Unknown], "lmtp {lmtp}");
+    }
+    // It left the outbox, and not the machine.
+    let sent = |waits, reply: &str| {
+        let mut dialogue = Dialogue::new(script(), 1, 1000);
+        dialogue.server("220 here\r\n");
+        dialogue.server(PIPELINING);
+        dialogue.server("250 ok\r\n250 ok\r\n354 go\r\n");
+        dialogue.client.content_waits(waits);
+        let flow = dialogue.server_result(reply).0;
+        (flow.is_ok(), dialogue.outcomes())
+    };
+    assert_eq!(sent(true, "250 ok\r\n"), (false, vec![Outcome::Unknown]));
+    assert_eq!(sent(false, "250 ok\r\n"), (true, vec![Outcome::Accepted { recipients: 1 }]));
+    // Whoever refuses may have seen enough.
+    assert_eq!(sent(true, "552 too large\r\n"), (true, vec![Outcome::Refused { stage: Stage::Dot, code: 552 }]));
+}
+
 #[test]
 fn the_last_message_of_a_connection_takes_quit_with_it() {
     let mut dialogue = Dialogue::new(Script { per_connection: Some(1), ..script() }, 5, 1000);

@@ -541,6 +541,54 @@ fn a_server_that_takes_what_it_has_refused_is_an_error_by_name() {
     assert_eq!(summary::exit_code(&ran, &failures), 1);
 }
 
+/// A server that says all its replies in its first packet.
+#[test]
+fn a_server_that_acknowledges_what_it_has_not_been_sent_has_nothing() {
+    let listener = std::net::TcpListener::bind(loopback()).unwrap();
+    let address = listener.local_addr().unwrap();
+    // Ends with the process: it waits for connections that do not come any more.
+    std::thread::spawn(move || {
+        let replies = format!("220 x\r\n250-x\r\n250 PIPELINING\r\n{}", "250 ok\r\n250 ok\r\n354 go\r\n250 ok\r\n".repeat(20));
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _gone = stream.write_all(replies.as_bytes()).and_then(|()| std::io::copy(&mut stream, &mut std::io::sink()));
+        }
+    });
+    let ran = load(address, |o| (o.sessions, o.messages, o.per_connection) = (1, Some(3), Some(1)));
+    let (report, errors) = (&ran.report, &ran.measurement.totals().errors);
+    assert_eq!(
+        (report.acknowledged, report.unknown, errors.of(ErrorKind::OutOfOrder), errors.total()),
+        (0, 3, 3, 3),
+        "{report:?} {errors:?}"
+    );
+    assert!(summary::failures(&ran)[0].contains("before all of the content had been sent"), "{:?}", summary::failures(&ran));
+}
+
+/// A slow sender's content is on its way for two seconds; the server says that it has it when it has a line of it.
+#[test]
+fn a_slow_senders_content_is_not_taken_before_it_is_there() {
+    let listener = std::net::TcpListener::bind(loopback()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        let mut stream = BufReader::new(listener.accept().unwrap().0);
+        let mut say = |reply: &str| {
+            let mut line = String::new();
+            stream.get_mut().write_all(reply.as_bytes()).unwrap();
+            stream.read_line(&mut line).unwrap();
+            line
+        };
+        for reply in ["220 here\r\n", "250 here\r\n", "250 ok\r\n", "250 ok\r\n"] {
+            say(reply);
+        }
+        assert!(say("354 go\r\n").contains(':'), "it is a header field");
+        say("250 ok\r\n");
+        let _gone = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    let ran = load(address, |o| (o.sessions, o.messages, o.bytes_per_s, o.duration) = (1, Some(1), Some(700), None));
+    server.join().unwrap();
+    let (report, errors) = (&ran.report, &ran.measurement.totals().errors);
+    assert_eq!((report.acknowledged, report.unknown, errors.of(ErrorKind::OutOfOrder)), (0, 1, 1), "{report:?} {errors:?}");
+}
+
 /// What happened: mail for addresses beyond ASCII was sent to servers that do not announce SMTPUTF8.
 #[test]
 fn a_load_that_its_server_cannot_be_sent_ends_at_once_and_says_why() {

@@ -36,6 +36,8 @@ pub struct Client {
     eight_bit: bool,
     size: bool,
     smtputf8: bool,
+    /// The content that was put into the outbox last has left it, and not the hands of its driver.
+    content_waits: bool,
     left: Option<u32>,
     replies: u64,
     begun: bool,
@@ -55,6 +57,7 @@ impl Client {
             eight_bit: false,
             size: false,
             smtputf8: false,
+            content_waits: false,
             left: script.per_connection,
             replies: 0,
             begun: false,
@@ -132,6 +135,17 @@ impl Client {
         if let Some(transaction) = self.open.back_mut() {
             transaction.sent = None;
         }
+    }
+
+    /// Is a part of the content that was taken out of the outbox last still here, or was when something came that was not read yet? Told before
+    /// [`Client::receive`]: a promise to have it is none then.
+    pub fn content_waits(&mut self, waits: bool) {
+        self.content_waits = waits;
+    }
+
+    /// Can the next reply only be one to a content?
+    pub fn awaits_content_reply(&self) -> bool {
+        matches!(self.asked.front(), Some((Asked::Dot, _)))
     }
 
     /// What was put into the outbox at `put` or later has left at `now`: what it asks is timed from then.
@@ -368,6 +382,10 @@ impl Client {
             // RFC 5321 4.1.1.4: content for nobody fails.
             Asked::Dot | Asked::LoneDot if good && self.open.front().is_some_and(|transaction| transaction.recipients_taken == 0) => {
                 return Err(self.out_of_order(asked, code, line, now, host));
+            }
+            // A refusal may come as soon as the server knows; a promise that was made before is none.
+            Asked::Dot if good && (self.content_waits || out.has_content_end()) => {
+                return Err(ClientError::TooEarly { reply: asked.reply_name(), code, text: shown(line.get(4..).unwrap_or_default()) });
             }
             Asked::Dot => return Ok(self.dot_answered(script, since, (code, line), now, host, out)),
             Asked::LoneDot => {

@@ -207,6 +207,16 @@ pub enum ClientError {
         "the server does not announce SMTPUTF8, which sender or recipients need, as they have octets beyond ASCII: nothing can be sent"
     )]
     NoSmtputf8,
+    /// A good reply to content that had not left: it promises what the server cannot have.
+    #[error("{reply} is {code} {text}, before all of the content had been sent")]
+    TooEarly {
+        /// The reply, in words.
+        reply: &'static str,
+        /// Its code.
+        code: u16,
+        /// The line behind it.
+        text: String,
+    },
     /// A good reply where what it rests on was refused: what the server holds now is not known.
     #[error("{reply} is {code} {text}, although {stage} was answered {refused}")]
     OutOfOrder {

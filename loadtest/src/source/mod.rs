@@ -17,6 +17,7 @@ mod opening;
 pub mod outbox;
 mod pace;
 mod reply;
+mod sending;
 pub(crate) mod session;
 mod settings;
 pub mod summary;

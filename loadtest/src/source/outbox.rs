@@ -11,6 +11,15 @@ pub enum Piece {
     Body(Form, Body),
 }
 
+impl Piece {
+    fn len(&self) -> usize {
+        match self {
+            Piece::Bytes(bytes) => bytes.len(),
+            Piece::Body(_, body) => body.range.len(),
+        }
+    }
+}
+
 /// Gathers pieces. One serves all sessions of a core, as each empties it before another fills it.
 #[derive(Debug, Default)]
 pub struct Outbox {
@@ -19,8 +28,8 @@ pub struct Outbox {
     current: Vec<u8>,
     /// Vectors for later.
     spare: Vec<Vec<u8>>,
-    /// Whether the end of a content is among the pieces.
-    content_ends: bool,
+    /// Octets up to the end of the last content among the pieces, where there is one.
+    content_end: Option<usize>,
 }
 
 impl Outbox {
@@ -36,7 +45,13 @@ impl Outbox {
     }
 
     pub(crate) fn content_ends(&mut self) {
-        self.content_ends = true;
+        let before: usize = self.pieces.iter().map(Piece::len).sum();
+        self.content_end = Some(before + self.current.len());
+    }
+
+    /// Is the end of a content in it?
+    pub(crate) fn has_content_end(&self) -> bool {
+        self.content_end.is_some()
     }
 
     /// Is there anything to send?
@@ -44,10 +59,10 @@ impl Outbox {
         self.pieces.is_empty() && self.current.is_empty()
     }
 
-    /// Hands out the pieces in order and whether they contain the end of a content.
-    pub fn drain(&mut self) -> (std::vec::Drain<'_, Piece>, bool) {
+    /// Hands out the pieces in order, and after how many octets of them the last content among them ends, if any does.
+    pub fn drain(&mut self) -> (std::vec::Drain<'_, Piece>, Option<usize>) {
         self.close_current();
-        (self.pieces.drain(..), std::mem::take(&mut self.content_ends))
+        (self.pieces.drain(..), self.content_end.take())
     }
 
     /// Leaves at least `wanted` vectors ready to be written, taking new ones from `take`.

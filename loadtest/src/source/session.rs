@@ -21,8 +21,8 @@ use crate::{
         core::Core,
         host::{ClientError, Flow, Host},
         opening::Opening,
-        outbox::Piece,
-        pace::{Pace, Step},
+        pace::Pace,
+        sending::{Queued, send},
     },
 };
 
@@ -31,9 +31,6 @@ use crate::{
 const RECONNECT_FIRST: Duration = Duration::from_millis(10);
 /// Never after longer than this.
 const RECONNECT_MOST: Duration = Duration::from_secs(1);
-
-/// Content of this size and more is waited for until it has left, so that its sending is not taken for the server's time.
-const FLUSHED_BYTES_MIN: usize = 64 << 10;
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,6 +242,7 @@ async fn speak(
 ) -> End {
     let connected = Instant::now();
     let mut pace = core.options.bytes_per_s.map(|rate| Pace::new(rate, connected));
+    let mut queued = Queued::default();
     // Since when the next reply is waited for, in however many lines it comes.
     let mut waits_since = connected;
     // Somebody is there, though the banner has not come to its end.
@@ -262,6 +260,7 @@ async fn speak(
             Event::Bytes(received) => {
                 let now = Instant::now();
                 is_heard = true;
+                client.content_waits(queued.content_waits(conn.unsent_bytes()));
                 let (mut desk, mut outbox) = (core.desk.borrow_mut(), core.outbox.borrow_mut());
                 let mut flow = client.receive(&core.script, &received, now, &mut *desk, &mut outbox);
                 drop(received);
@@ -325,7 +324,7 @@ async fn speak(
         if opening.is_some() && client.has_begun() {
             *opening = None;
         }
-        let sent = send(core, conn, client, put, &mut pace, deadline).await;
+        let sent = send(core, conn, client, put, (&mut pace, &mut queued), deadline).await;
         if !is_line || client.replies() != replies {
             waits_since = Instant::now();
         }
@@ -346,7 +345,7 @@ async fn speak(
                 let kind = match &error {
                     ClientError::Closing { code, .. } => ErrorKind::Reply(*code),
                     ClientError::NotAReply(_) | ClientError::Unasked(_) => ErrorKind::BrokenReply,
-                    ClientError::OutOfOrder { .. } | ClientError::OutOfStep { .. } => ErrorKind::OutOfOrder,
+                    ClientError::OutOfOrder { .. } | ClientError::OutOfStep { .. } | ClientError::TooEarly { .. } => ErrorKind::OutOfOrder,
                     ClientError::NoSmtputf8 => ErrorKind::NoSmtputf8,
                 };
                 let mut desk = core.desk.borrow_mut();
@@ -420,76 +419,4 @@ async fn next_event(core: &Core, index: usize, conn: &Conn, client: &Client, dea
     .await;
     core.leave_rest(index);
     event
-}
-
-/// Sends what is in the outbox, which was put there at `put` or later.
-async fn send(core: &Core, conn: &Conn, client: &mut Client, put: Instant, pace: &mut Option<Pace>, deadline: &Deadline) -> io::Result<()> {
-    let mut bytes = 0;
-    let ends_content;
-    let mut slow = Vec::new();
-    {
-        let mut outbox = core.outbox.borrow_mut();
-        if outbox.is_empty() {
-            return Ok(());
-        }
-        let (pieces, ends) = outbox.drain();
-        ends_content = ends;
-        for piece in pieces {
-            let queued = match piece {
-                Piece::Bytes(vec) if pace.is_some() => {
-                    slow.extend_from_slice(&vec);
-                    Ok(())
-                }
-                Piece::Body(form, body) if pace.is_some() => {
-                    slow.extend_from_slice(&core.body(form, body));
-                    Ok(())
-                }
-                Piece::Bytes(vec) => {
-                    bytes += vec.len();
-                    conn.send(vec)
-                }
-                Piece::Body(form, body) => {
-                    bytes += body.range.len();
-                    conn.send(core.body(form, body))
-                }
-            };
-            queued?;
-        }
-        outbox.refill(4, || core.ring.take_vec());
-    }
-    if let Some(pace) = pace {
-        let mut rest = slow.as_slice();
-        let sent = send_slowly(core, conn, &mut rest, pace, deadline).await;
-        // Nothing but QUIT stands behind a slow sender's content.
-        if ends_content && rest.len() > b"QUIT\r\n".len() {
-            client.content_stays();
-        }
-        sent?;
-        client.left(put, Instant::now());
-    } else if ends_content && bytes >= FLUSHED_BYTES_MIN {
-        flush(conn, deadline).await?;
-        client.content_left(Instant::now());
-    }
-    Ok(())
-}
-
-/// Sends in steps and takes off `octets` what was sent; it is over when the last octet has left, or nothing is waited for any more: then [`io::ErrorKind::Other`].
-async fn send_slowly(core: &Core, conn: &Conn, octets: &mut &[u8], pace: &mut Pace, deadline: &Deadline) -> io::Result<()> {
-    while let Some(step) = pace.step(octets, Instant::now()) {
-        match step {
-            Step::Wait(until) => {
-                deadline.set(core.at_most(until));
-                deadline.expired().await;
-                if core.held.get() {
-                    return Err(io::ErrorKind::Interrupted.into());
-                }
-                if core.is_past_its_limit(Instant::now()) {
-                    return Err(io::Error::other(format!("{} octets had not left when the load was over", octets.len())));
-                }
-            }
-            Step::Send(part) => conn.send(part.to_vec())?,
-        }
-    }
-    deadline.set(core.patience(Instant::now()));
-    flush(conn, deadline).await
 }
