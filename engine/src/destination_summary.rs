@@ -42,13 +42,13 @@ pub struct DestinationSummary {
     pub oldest: Option<String>,
     /// When something happens next, RFC 3339.
     pub next_attempt: Option<String>,
-    /// The last word from there.
+    /// Why its mail waits now, if it is not well; else the last word from there about a message.
     pub last_reply: Option<String>,
     /// `oldest` in unix milliseconds.
     pub oldest_ms: Option<u64>,
     /// `next_attempt` in unix milliseconds.
     pub next_ms: Option<u64>,
-    /// When `last_reply` was said, unix milliseconds.
+    /// When `last_reply` was said about a message, unix milliseconds; `None` of what holds now.
     pub last_reply_ms: Option<u64>,
 }
 
@@ -93,7 +93,13 @@ impl DestinationSummary {
         if other.next_ms.is_some() && (self.next_ms.is_none() || other.next_ms < self.next_ms) {
             (self.next_ms, self.next_attempt) = (other.next_ms, other.next_attempt);
         }
-        if other.last_reply.is_some() && (self.last_reply.is_none() || other.last_reply_ms > self.last_reply_ms) {
+        let says_more = match (self.last_reply_ms, other.last_reply_ms) {
+            _ if self.last_reply.is_none() || other.last_reply.is_none() => other.last_reply.is_some(),
+            // What holds now is newer than any answer; of two such that goes with `wait`.
+            (None, None) => explains_more,
+            (own, others) => own.is_some_and(|own| others.is_none_or(|others| others > own)),
+        };
+        if says_more {
             (self.last_reply_ms, self.last_reply) = (other.last_reply_ms, other.last_reply);
         }
     }
@@ -125,6 +131,35 @@ mod tests {
             let [mut sum, other] = shards;
             sum.add(other);
             assert_eq!((&*sum.breaker, &*sum.wait, sum.ready), (breaker, wait, ready));
+        }
+    }
+
+    /// Of a destination whose host did not answer, and of which another shard had mail that was put off before, it said "450 4.2.1 Busy, an old word".
+    #[test]
+    fn what_holds_now_is_the_last_word_whatever_was_said_of_messages() {
+        let says = |ready, wait: &str, word: Option<&str>, at| DestinationSummary {
+            last_reply: word.map(str::to_owned),
+            last_reply_ms: at,
+            ..shard(ready, if wait == "breaker-open" { "open" } else { "closed" }, wait)
+        };
+        let (older, newer) = (|| says(1, "turn", Some("450 older"), Some(10)), || says(1, "turn", Some("450 newer"), Some(20)));
+        let (dead, throttled) = (|| says(1, "breaker-open", Some("refused"), None), || says(0, "throttled", Some("421 less"), None));
+        let nothing = || says(1, "turn", None, None);
+        for (shards, word, at) in [
+            ([older(), newer()], "450 newer", Some(20)),
+            ([newer(), older()], "450 newer", Some(20)),
+            ([dead(), newer()], "refused", None),
+            ([newer(), dead()], "refused", None),
+            ([dead(), throttled()], "refused", None),
+            ([throttled(), dead()], "refused", None),
+            ([nothing(), older()], "450 older", Some(10)),
+            ([older(), nothing()], "450 older", Some(10)),
+            ([nothing(), dead()], "refused", None),
+            ([dead(), nothing()], "refused", None),
+        ] {
+            let [mut sum, other] = shards;
+            sum.add(other);
+            assert_eq!((sum.last_reply.as_deref(), sum.last_reply_ms), (Some(word), at));
         }
     }
 }

@@ -134,7 +134,7 @@ fn finished(mut summary: DestinationSummary, view: &DestinationView<'_>, now: u6
         summary.next_ms = Some(view.wait.until().unwrap_or(now)).filter(|_| view.paused.is_none()).or(summary.next_ms);
     }
     if !view.reason.is_empty() {
-        summary.last_reply = Some(view.reason.to_owned());
+        (summary.last_reply, summary.last_reply_ms) = (Some(view.reason.to_owned()), None);
     }
     summary.oldest = summary.oldest_ms.map(time_text);
     summary.next_attempt = summary.next_ms.map(time_text);
