@@ -259,9 +259,9 @@ pub enum QueueCall {
         /// Only destinations of this name
         #[arg(long, value_name = "NAME", value_parser = queue_filter::named)]
         destination: Option<String>,
-        /// At most so many destinations, those with most mail
-        #[arg(long, value_name = "N", default_value_t = 40, value_parser = queue_filter::count)]
-        limit: usize,
+        /// At most so many destinations, those with most mail [default: 40, with --json all]
+        #[arg(long, value_name = "N", value_parser = queue_filter::count)]
+        limit: Option<usize>,
         #[command(flatten)]
         output: Output,
     },

@@ -26,6 +26,9 @@ use crate::{
     reloader::Reloaded,
 };
 
+/// Destinations that `queue summary` shows to people who do not say how many.
+const DESTINATIONS_SHOWN: usize = 40;
+
 /// Runs a queue command against the engine that listens at `socket`. `mail_log` is where its mail log goes, if that is known.
 pub fn queue(socket: &Path, call: QueueCall, mail_log: Option<&MailOutput>) -> ExitCode {
     match call {
@@ -277,7 +280,8 @@ fn why(socket: &Path, id: &str, output: Output, mail_log: Option<&MailOutput>) -
     }
 }
 
-fn summary(socket: &Path, destination: Option<String>, limit: usize, output: Output) -> ExitCode {
+fn summary(socket: &Path, destination: Option<String>, limit: Option<usize>, output: Output) -> ExitCode {
+    let limit = limit.unwrap_or(if output.json { usize::MAX } else { DESTINATIONS_SHOWN });
     let (mut listed, mut recipients) = (0, 0);
     let name = destination.clone();
     let result = ask(socket, &WireRequest::QueueSummary { destination }, |line| {
@@ -298,10 +302,15 @@ fn summary(socket: &Path, destination: Option<String>, limit: usize, output: Out
             say(&format!("    {}", shown(reply)));
         }
     });
-    if !output.json && result.is_ok() {
+    if result.is_ok() {
         let more = listed.saturating_sub(limit);
-        let more = if more > 0 { format!("; {more} destinations with less mail are not shown") } else { String::new() };
-        say(&format!("{recipients} recipient{} at {listed} destination{}{more}", plural(recipients), plural(listed as u64)));
+        let more = (more > 0).then(|| format!("{more} with less mail {} not shown", if more == 1 { "is" } else { "are" }));
+        if !output.json {
+            let more = more.map_or_else(String::new, |more| format!("; {more}"));
+            say(&format!("{recipients} recipient{} at {listed} destination{}{more}", plural(recipients), plural(listed as u64)));
+        } else if let Some(more) = more {
+            eprintln!("ringpost: of {listed} destinations {more} (--limit)");
+        }
     }
     if let (Ok(0), Some(name)) = (&result, &name) {
         say_unknown(name);

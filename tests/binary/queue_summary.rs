@@ -74,3 +74,23 @@ fn the_word_of_where_mail_was_before_is_not_told_of_where_it_was_rerouted_to() {
     assert_eq!(last("kept.test"), serde_json::Value::Null);
     assert!(say(&node, &["queue", "show", &id]).contains("450"), "it is the message's all the same");
 }
+
+/// Programs were given the first 40 destinations without a word of the others.
+#[test]
+fn programs_are_given_all_destinations_and_whoever_gets_less_is_told() {
+    let domains: Vec<String> = (0..42).map(|number| format!("d{number}.test")).collect();
+    let extra: String = domains.iter().map(|domain| format!("[[route]]\ndomain = \"{domain}\"\nvia = \"hold\"\n")).collect();
+    let node = Node::start(&Setup { extra: extra.leak(), ..Setup::new() });
+    let recipients: Vec<String> = domains.iter().map(|domain| format!("b@{domain}")).collect();
+    deliver(&node, "a@x.test", &recipients.iter().map(String::as_str).collect::<Vec<_>>());
+    let text = say(&node, &["queue", "summary"]);
+    assert!(text.ends_with("42 recipients at 42 destinations; 2 with less mail are not shown"), "{text}");
+    let ask = |words: &[&str]| {
+        let output = node.ask(words);
+        let (lines, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        (lines.lines().count(), said)
+    };
+    assert_eq!(ask(&["queue", "summary", "--json"]), (42, String::new()));
+    let cut = (3, "ringpost: of 42 destinations 39 with less mail are not shown (--limit)\n".to_owned());
+    assert_eq!(ask(&["queue", "summary", "--json", "--limit", "3"]), cut);
+}
