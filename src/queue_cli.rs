@@ -9,7 +9,7 @@ use std::{
 
 use clap::CommandFactory;
 use ringpost_config::{MailOutput, parse_duration};
-use ringpost_engine::control::{Change, DestinationSummary, EXPIRY_AHEAD_MAX, ListQuery, MessageFilter, MessageView};
+use ringpost_engine::control::{Change, DestinationSummary, EXPIRY_AHEAD_MAX, HostSummary, ListQuery, MessageFilter, MessageView};
 use ringpost_smtp::shown::{shown, shown_json, shown_lines};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -301,6 +301,7 @@ fn summary(socket: &Path, destination: Option<String>, limit: Option<usize>, out
         if let Some(reply) = &summary.last_reply {
             say(&format!("    {}", shown(reply)));
         }
+        summary.hosts.iter().for_each(|host| say(&host_line(host, summary.last_reply.as_deref())));
     });
     if result.is_ok() {
         let more = listed.saturating_sub(limit);
@@ -354,6 +355,14 @@ fn summary_line(summary: &DestinationSummary) -> String {
         summary.oldest.as_deref().unwrap_or("-"),
         summary.next_attempt.as_deref().unwrap_or("-"),
     )
+}
+
+/// `last_reply` stands above it: a reason that is the same word for word is not said again.
+fn host_line(host: &HostSummary, last_reply: Option<&str>) -> String {
+    let probe = host.next_probe.as_deref().map_or_else(String::new, |at| format!(", probed next at {at}"));
+    let reason = Some(&*host.reason).filter(|&reason| !reason.is_empty() && Some(reason) != last_reply);
+    let reason = reason.map_or_else(String::new, |reason| format!(": {}", shown(reason)));
+    format!("    host {} {}{probe}{reason}", shown(&host.host), host.breaker)
 }
 
 /// When nothing matched: is there such a destination at all?

@@ -7,7 +7,7 @@ use ringpost_queue::{Asking, Backlog, Pauses, QueueId, REPLY_BYTES_MAX, Resoluti
 use ringpost_spool::{Ahead, Space};
 use serde::{Deserialize, Serialize};
 
-pub use crate::destination_summary::DestinationSummary;
+pub use crate::destination_summary::{DestinationSummary, HostSummary};
 pub use crate::listing::time_text;
 use crate::{settled_ids::SettledIds, shared_limits::LimitAnswer};
 

@@ -1,6 +1,20 @@
 //! A destination as `queue summary` shows it, and the same destination of several shards as one.
 
+use ringpost_queue::Breaker;
 use serde::{Deserialize, Serialize};
+
+/// A host of a destination that is left alone or probed, as `queue summary --json` prints it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostSummary {
+    /// As attempts name it: `mx1.example.org[192.0.2.7]:25`.
+    pub host: String,
+    /// `open` or `half-open`; the worst of the shards.
+    pub breaker: String,
+    /// When it is probed next, if mail waits, RFC 3339; only while it is open.
+    pub next_probe: Option<String>,
+    /// Why its breaker opened.
+    pub reason: String,
+}
 
 /// A destination as `queue summary --json` prints it; of one shard, or added up over all with [`DestinationSummary::add`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,8 +43,11 @@ pub struct DestinationSummary {
     pub connections: u32,
     /// See `connections`.
     pub window: u32,
-    /// `closed`, `half-open` or `open`; the worst of the shards.
+    /// `closed`, `half-open` or `open`; the worst of the shards. It is closed while one host's is.
     pub breaker: String,
+    /// Its hosts whose breakers are not closed.
+    #[serde(default)]
+    pub hosts: Vec<HostSummary>,
     /// What ready mail waits for, in one word: `turn`, `window`, `rate`, `throttled`, `breaker-open`, `probing`, `paused`, `held`, `shortage`.
     pub wait: String,
     /// Paused by command.
@@ -62,7 +79,6 @@ impl DestinationSummary {
 
     /// Adds what another shard says of the same destination.
     pub fn add(&mut self, other: DestinationSummary) {
-        let badness = |breaker: &str| ["closed", "half-open", "open"].iter().position(|word| *word == breaker);
         let is_worse = badness(&other.breaker) > badness(&self.breaker);
         let explains_more = match (self.ready > 0, other.ready > 0) {
             (false, true) => true,
@@ -74,6 +90,13 @@ impl DestinationSummary {
         }
         if explains_more {
             self.wait = other.wait;
+        }
+        for host in other.hosts {
+            match self.hosts.iter_mut().find(|known| known.host == host.host) {
+                Some(known) if badness(&host.breaker) <= badness(&known.breaker) => {}
+                Some(known) => *known = host,
+                None => self.hosts.push(host),
+            }
         }
         self.messages += other.messages;
         self.recipients += other.recipients;
@@ -103,6 +126,11 @@ impl DestinationSummary {
             (self.last_reply_ms, self.last_reply) = (other.last_reply_ms, other.last_reply);
         }
     }
+}
+
+/// More is worse.
+fn badness(breaker: &str) -> Option<usize> {
+    [Breaker::Closed, Breaker::HalfOpen, Breaker::Open { until: 0 }].iter().position(|state| state.as_str() == breaker)
 }
 
 #[cfg(test)]
@@ -161,5 +189,20 @@ mod tests {
             sum.add(other);
             assert_eq!((sum.last_reply.as_deref(), sum.last_reply_ms), (Some(word), at));
         }
+    }
+
+    #[test]
+    fn a_host_is_told_once_as_the_shard_says_for_which_it_is_worst() {
+        let host = |name: &str, breaker: &str, reason: &str| HostSummary {
+            host: name.into(),
+            breaker: breaker.into(),
+            reason: reason.into(),
+            ..HostSummary::default()
+        };
+        let of = |hosts: &[HostSummary]| DestinationSummary { hosts: hosts.to_vec(), ..DestinationSummary::default() };
+        let (a, b, c) = (host("a", "half-open", "refused"), host("b", "open", "silent"), host("c", "open", "reset"));
+        let mut sum = of(&[a, b.clone()]);
+        sum.add(of(&[host("a", "open", "lost"), host("b", "half-open", "?"), c.clone()]));
+        assert_eq!(sum.hosts, [host("a", "open", "lost"), b, c]);
     }
 }

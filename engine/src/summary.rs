@@ -2,10 +2,10 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use ringpost_queue::{Breaker, DestinationId, DestinationView, Filter, MessageKey, PausedBy, RecipientView, State};
+use ringpost_queue::{Breaker, DestinationId, DestinationView, Filter, HostView, MessageKey, PausedBy, RecipientView, State};
 
 use crate::{
-    control::{DestinationSummary, PAGE_MESSAGES_MAX, Summary},
+    control::{DestinationSummary, HostSummary, PAGE_MESSAGES_MAX, Summary},
     listing::time_text,
     queue_walk::QueueWalk,
     shard::Shard,
@@ -60,7 +60,9 @@ async fn summarise_destinations(shard: &Rc<Shard>, name: Option<&str>) -> Result
         let summary = summaries.remove(&view.id).unwrap_or_default().summary;
         // What a wider pause takes along is shown where it has mail.
         let is_paused = view.paused == Some(PausedBy::Name(view.name));
-        let is_shown = summary.messages > 0 || is_paused || view.breaker != Breaker::Closed;
+        // Of a site one line says that a host is ill, not one for each of its domains.
+        let has_ill_host = || view.site.is_none() && view.hosts(now).any(|host| host.breaker != Breaker::Closed);
+        let is_shown = summary.messages > 0 || is_paused || view.breaker != Breaker::Closed || has_ill_host();
         is_shown.then(|| finished(summary, &view, now))
     };
     loop {
@@ -123,12 +125,9 @@ fn finished(mut summary: DestinationSummary, view: &DestinationView<'_>, now: u6
     summary.window = view.window;
     summary.paused = view.paused.is_some();
     summary.paused_by = view.paused.map(|by| by.to_string());
-    summary.breaker = match view.breaker {
-        Breaker::Closed => "closed",
-        Breaker::Open { .. } => "open",
-        Breaker::HalfOpen => "half-open",
-    }
-    .to_owned();
+    summary.breaker = view.breaker.as_str().to_owned();
+    let hosts = view.hosts(now).filter(|host| host.breaker != Breaker::Closed);
+    summary.hosts = hosts.map(|host| host_summary(&host)).collect();
     summary.wait = view.wait.as_str().to_owned();
     if summary.ready > 0 {
         summary.next_ms = Some(view.wait.until().unwrap_or(now)).filter(|_| view.paused.is_none()).or(summary.next_ms);
@@ -139,4 +138,12 @@ fn finished(mut summary: DestinationSummary, view: &DestinationView<'_>, now: u6
     summary.oldest = summary.oldest_ms.map(time_text);
     summary.next_attempt = summary.next_ms.map(time_text);
     summary
+}
+
+fn host_summary(host: &HostView<'_>) -> HostSummary {
+    let next_probe = match host.breaker {
+        Breaker::Open { until } => Some(time_text(until)),
+        Breaker::Closed | Breaker::HalfOpen => None,
+    };
+    HostSummary { host: host.name.to_owned(), breaker: host.breaker.as_str().to_owned(), next_probe, reason: host.reason.to_owned() }
 }

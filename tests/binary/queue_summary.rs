@@ -3,6 +3,7 @@
 use crate::next_hop::NextHop;
 use crate::node::{Node, Setup, free_port};
 use crate::queue_steering::{deliver, say};
+use crate::shards::two_shards;
 
 #[test]
 fn the_summary_names_what_is_stuck() {
@@ -93,4 +94,27 @@ fn programs_are_given_all_destinations_and_whoever_gets_less_is_told() {
     assert_eq!(ask(&["queue", "summary", "--json"]), (42, String::new()));
     let cut = (3, "ringpost: of 42 destinations 39 with less mail are not shown (--limit)\n".to_owned());
     assert_eq!(ask(&["queue", "summary", "--json", "--limit", "3"]), cut);
+}
+
+/// One of two hosts was dead, and no command said so: the destination's breaker is closed while one of them serves, and one without mail has no line.
+#[test]
+fn each_host_that_is_left_alone_is_told_with_its_reason_and_its_time() {
+    let (hop, dead) = (NextHop::start(), std::net::SocketAddr::from(([127, 0, 0, 1], free_port())));
+    let route =
+        format!("via = \"smarthost\"\nhosts = [\"{dead}\", {{ host = \"{}\", backup = true }}]\nbreaker_timeout = \"10m\"", hop.address);
+    let setup = Setup { route, retries: "[delivery]\ndead_destination = \"1h\"\n", ..Setup::new() };
+    let node = Node::start(&two_shards(setup));
+    deliver(&node, "a@x.test", &["b@y.test"]);
+    hop.wait_for(1);
+    node.wait_for_queue(<[_]>::is_empty);
+    let one = say(&node, &["queue", "summary", "--destination", "*", "--json"]);
+    let one: serde_json::Value = serde_json::from_str(&one).expect("one line");
+    assert_eq!((&one["breaker"], &one["recipients"], one["hosts"].as_array().unwrap().len()), (&"closed".into(), &0.into(), 1), "{one}");
+    let host = &one["hosts"][0];
+    assert_eq!((&host["host"], &host["breaker"]), (&dead.to_string().into(), &"open".into()), "{one}");
+    assert_eq!(host["reason"], format!("connect to {dead}: refused"), "{one}");
+    let next = host["next_probe"].as_str().expect("it is open");
+    let text = say(&node, &["queue", "summary", "--destination", "*"]);
+    assert!(text.contains(&format!("\n    host {dead} open, probed next at {next}")), "{text}");
+    assert!(text.ends_with("0 recipients at 1 destination") && text.matches("refused").count() == 1, "{text}");
 }

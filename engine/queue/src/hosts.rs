@@ -49,10 +49,24 @@ pub struct BreakerChange {
     pub was_broken: bool,
 }
 
+/// A host of a destination, as operators see it.
+#[derive(Clone, Copy, Debug)]
+pub struct HostView<'q> {
+    /// As [`NextHop::name`].
+    pub name: &'q str,
+    /// What its breaker says, and until when.
+    pub breaker: Breaker,
+    /// Why its breaker opened last; empty if it is closed.
+    pub reason: &'q str,
+}
+
 /// A host that has enough connections is passed over for so long where another one may be tried, doubling until it greets.
 const CROWDED_FIRST_MS: u64 = 1_000;
 const CROWDED_MAX_MS: u64 = 30_000;
 const CROWDED_JITTER_PERCENT: u8 = 20;
+
+/// Longest reason that is kept of a host or a destination, in bytes.
+const REASON_BYTES_MAX: usize = 200;
 
 /// Hosts that may put one attempt off, RFC 5321 5.1: at least two are to be tried. Each may be silent for minutes before it does, and is a
 /// connection that the message's destination is charged with. The last is drawn from all that are left, whatever their preference, so that
@@ -112,6 +126,8 @@ struct Host {
     /// Its number among all that this destination ever had.
     serial: u32,
     circuit: Circuit,
+    /// Why its circuit opened last, in one line of at most [`REASON_BYTES_MAX`].
+    reason: Box<str>,
     /// It has enough connections: others come first until then (unix ms), and how often it said so since it greeted.
     crowded_until: u64,
     crowded_times: u32,
@@ -121,7 +137,7 @@ struct Host {
 
 impl Host {
     fn new(hop: NextHop, serial: u32) -> Self {
-        Self { hop, serial, circuit: Circuit::new(), crowded_until: 0, crowded_times: 0, is_in_round: false }
+        Self { hop, serial, circuit: Circuit::new(), reason: Box::default(), crowded_until: 0, crowded_times: 0, is_in_round: false }
     }
 }
 
@@ -173,6 +189,22 @@ impl Hosts {
 
     pub(crate) fn circuits_mut(&mut self) -> impl Iterator<Item = &mut Circuit> {
         self.hosts.iter_mut().map(|host| &mut host.circuit)
+    }
+
+    /// Each of them, in the order of their slots.
+    pub(crate) fn views(&self, now: u64) -> impl Iterator<Item = HostView<'_>> {
+        self.hosts.iter().map(move |host| {
+            let breaker = host.circuit.breaker(now);
+            let reason = if breaker == Breaker::Closed { "" } else { &*host.reason };
+            HostView { name: &host.hop.name, breaker, reason }
+        })
+    }
+
+    /// Its circuit has opened for this reason.
+    pub(crate) fn opened(&mut self, index: HostIndex, reason: &str) {
+        if let Some(host) = self.get_mut(index) {
+            host.reason = shortened(reason).into();
+        }
     }
 
     /// Of all hosts together: open while each of them is.
@@ -385,6 +417,12 @@ impl Hosts {
             _ => self.hosts.iter().position(is_it),
         }
     }
+}
+
+/// A reason in one line of at most [`REASON_BYTES_MAX`].
+pub(crate) fn shortened(reason: &str) -> String {
+    let line = &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)];
+    line.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
 #[cfg(test)]

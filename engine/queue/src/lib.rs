@@ -94,7 +94,7 @@ pub use domain_name::canonical_domain;
 pub use feedback::Change;
 pub use guest::{Guest, Refused};
 pub use home::{CONNECTIONS_PER_HOME, Homes};
-pub use hosts::{BreakerChange, HostIndex, HostsTried, PutOffBy};
+pub use hosts::{BreakerChange, HostIndex, HostView, HostsTried, PutOffBy};
 pub use index::{TAG_BYTES_MAX, TAGS_MAX};
 pub use kept_reply::REPLY_BYTES_MAX;
 pub use listing::{Cursor, CursorLost, Filter};

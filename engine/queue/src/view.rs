@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::breaker::Breaker;
+use crate::destination::Destination;
 use crate::destination_id::DestinationId;
 use crate::domain_name::after_at;
+use crate::hosts::HostView;
 use crate::kept_reply::split_reply;
 use crate::message::{Envelope, Flags, MessageKey, Place, Recipient};
 use crate::notify::Notify;
@@ -123,6 +125,7 @@ pub struct DestinationView<'q> {
     pub rate_next: Option<u64>,
     /// Why it is dead or throttled, in its own words where it said any; empty if it is well.
     pub reason: &'q str,
+    pub(crate) acting: &'q Destination,
 }
 
 /// Recipients of the queue by state, and messages.
@@ -207,6 +210,7 @@ impl Queue {
             throttled_until: acting.throttled_until(now).or(acting.crowding.pauses_until(now)),
             rate_next: acting.rate_next(now),
             reason: if slot == DestinationId::UNROUTED.slot { UNROUTED } else { self.reason_of(slot) },
+            acting,
         }
     }
 
@@ -234,6 +238,14 @@ impl Queue {
             bounced: self.placed[Place::Bounced as usize],
             purged: self.placed[Place::Purged as usize],
         }
+    }
+}
+
+impl<'q> DestinationView<'q> {
+    /// Its hosts, at most [`HOSTS_MAX`](crate::HOSTS_MAX), or those of its site; none where another shard makes the attempts, which alone knows
+    /// how they are.
+    pub fn hosts(&self, now: u64) -> impl Iterator<Item = HostView<'q>> + use<'q> {
+        self.acting.hosts.views(now).take(if self.is_home { usize::MAX } else { 0 })
     }
 }
 

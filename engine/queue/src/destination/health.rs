@@ -3,15 +3,12 @@
 use super::Destination;
 use crate::breaker::{Break, Breaker};
 use crate::destination_id::DestinationId;
-use crate::hosts::{BreakerChange, HostIndex, HostsTried, PutOffBy};
+use crate::hosts::{BreakerChange, HostIndex, HostsTried, PutOffBy, shortened};
 use crate::retry::Jitter;
 use crate::route::NextHop;
 use crate::throttling::Said;
 use crate::wait::Wait;
 use crate::window::Window;
-
-/// Longest reason that is kept, in bytes.
-const REASON_BYTES_MAX: usize = 200;
 
 /// Pause after an attempt that found no host for a reason of our own.
 const SHORTAGE_PAUSE_MS: u64 = 1000;
@@ -97,6 +94,9 @@ impl Destination {
             self.window.lose_one();
         }
         let opened = circuit.failed(how, open, &settings, now, jitter);
+        if opened {
+            self.hosts.opened(host, reason);
+        }
         if opened || how == Break::BeforeGreeting {
             self.keep_reason(reason);
         }
@@ -244,12 +244,6 @@ impl Destination {
     }
 
     pub(crate) fn keep_reason(&mut self, reason: &str) {
-        self.reason.clear();
-        for character in reason.chars() {
-            if self.reason.len() + character.len_utf8() > REASON_BYTES_MAX {
-                break;
-            }
-            self.reason.push(if character.is_control() { ' ' } else { character });
-        }
+        self.reason = shortened(reason);
     }
 }
