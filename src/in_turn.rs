@@ -102,6 +102,7 @@ mod tests {
             after_attempt: None,
             expires_at: None,
             last_reply: None,
+            relay: None,
         };
         let mut view = MessageView {
             id: id.to_string(),

@@ -221,6 +221,9 @@ fn show(socket: &Path, id: String, output: Output) -> ExitCode {
             if let Some(reply) = &recipient.last_reply {
                 say(&format!("           last reply {}", shown(reply)));
             }
+            if let Some(relay) = &recipient.relay {
+                say(&format!("           said by {}", shown(relay)));
+            }
         }
     });
     if let Ok(0) = result {

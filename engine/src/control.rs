@@ -537,6 +537,10 @@ pub struct RecipientView {
     pub expires_at: Option<String>,
     /// What the next hop said last, or why it could not be asked.
     pub last_reply: Option<String>,
+    /// The next hop that said it, as the mail log names it (`mx1.example.org[192.0.2.7]:25`); absent when none did, and of one whose name is too long
+    /// to be kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<String>,
 }
 
 /// What one shard says to [`Command::Summary`].

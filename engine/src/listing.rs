@@ -13,6 +13,9 @@ use crate::{
     why,
 };
 
+/// What attempts name as their relay where it is none.
+const NO_HOSTS: [&str; 3] = ["maildir", "discard", "none"];
+
 /// A page and where to go on. Fails with a sentence for the operator.
 pub(crate) fn list(shard: &Shard, query: &ListQuery) -> Result<(Vec<MessageView>, Option<u64>), String> {
     let now = shard.now_ms();
@@ -100,6 +103,7 @@ fn view_of(shard: &Shard, view: &QueuedView<'_>, now: u64) -> MessageView {
             after_attempt: why::after_attempt(view, &recipient, now),
             expires_at: recipient.fails_at().filter(|_| recipient.is_open()).map(time_text),
             last_reply: Some(recipient.reply()).filter(|reply| !reply.is_empty()).map(|reply| reply.into_owned()),
+            relay: said_by(&recipient),
         })
         .collect();
     let next_attempt = view.recipients().filter_map(|recipient| recipient.next_attempt(now)).min();
@@ -126,6 +130,12 @@ fn view_of(shard: &Shard, view: &QueuedView<'_>, now: u64) -> MessageView {
         tags: view.tags().map(|tag| String::from_utf8_lossy(tag).into_owned()).collect(),
         reason,
     }
+}
+
+/// The next hop that gave the last word about a recipient, as attempts name it.
+pub(crate) fn said_by(recipient: &QueuedRecipient<'_>) -> Option<String> {
+    let relay = recipient.relay_name().filter(|relay| !NO_HOSTS.contains(&&**relay))?;
+    Some(relay.into_owned())
 }
 
 /// Only of what would go otherwise.

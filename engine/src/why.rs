@@ -5,7 +5,7 @@ use std::{cell::LazyCell, fmt::Write as _};
 use ringpost_queue::{DestinationId, DestinationView, MessageView, RecipientView, ReportWait, State, Wait};
 use time::{OffsetDateTime, macros::format_description};
 
-use crate::control::Elsewhere;
+use crate::{control::Elsewhere, listing::said_by};
 
 /// Different sentences about one message at most; further recipients are counted.
 const SENTENCES_MAX: usize = 8;
@@ -118,7 +118,11 @@ fn sentence(
             let reply = recipient.reply();
             let at = recipient.last_attempt().map(|at| format!(" at {}", clock(at, now))).unwrap_or_default();
             let held = if view.is_held() { "; its message is held by command, so a retry comes after `queue release`" } else { "" };
-            format!("Failed for good{at}: {reply:?}; {}{held}.", told())
+            let by = match of_whom(recipient) {
+                of if of.is_empty() || recipient.has_expired() => String::new(),
+                of => format!(", by the word{of}"),
+            };
+            format!("Failed for good{at}{by}: {reply:?}; {}{held}.", told())
         }
         State::Delivered | State::Bounced | State::Purged => "Nothing is left to do.".to_owned(),
     }
@@ -257,8 +261,13 @@ fn history(recipient: &RecipientView<'_>, now: u64) -> String {
     };
     match &*recipient.reply() {
         "" => format!("; last tried {at}"),
-        reply => format!("; the answer {at} was {reply:?}"),
+        reply => format!("; the answer{} {at} was {reply:?}", of_whom(recipient)),
     }
+}
+
+/// ` of mx1.example.org[192.0.2.7]:25`, if a next hop gave the last word about a recipient.
+fn of_whom(recipient: &RecipientView<'_>) -> String {
+    said_by(recipient).map_or_else(String::new, |relay| format!(" of {relay}"))
 }
 
 fn held_end(recipient: &RecipientView<'_>, now: u64) -> String {

@@ -97,7 +97,7 @@ fn what_is_being_attempted_ends_and_the_next_waits_until_everything_is_resumed()
     deliver(&node, "b@y.test");
     node.wait_for_queue(|queue| queue.len() == 2 && queue.iter().all(|message| message["recipients"][0]["paused_by"] == "--all"));
     let why = queue(&node, &["why", &later]).1;
-    assert!(why.starts_with("Waits for its next attempt at ") && why.contains(" min), and for the destination \"*\", which is paused by command until it is resumed by `queue resume --all`; the answer at "), "{why}");
+    assert!(why.starts_with("Waits for its next attempt at ") && why.contains(" min), and for the destination \"*\", which is paused by command until it is resumed by `queue resume --all`; the answer of 127.0.0.1:"), "{why}");
     let retried = queue(&node, &["retry", &later]);
     let told = "ringpost: 1 of them wait for destinations that are paused: `ringpost queue resume` lets them go";
     assert_eq!(retried, (Some(0), "1 message retried".to_owned(), told.to_owned()));

@@ -17,6 +17,12 @@ fn the_summary_names_what_is_stuck() {
     // recipients as if they were the same.
     deliver(&node, "a@x.test", &["b@y.test", "b@held.test", "c@y.test"]);
     node.wait_for_queue(|queue| queue.iter().filter(|message| message["recipients"][0]["state"] == "deferred").count() == 3);
+    // Which of several hosts had said it was known, and told by none of the commands.
+    let listed = node.wait_for_queue(|queue| queue.len() == 3);
+    assert_eq!(listed[0]["recipients"][0]["relay"], hop.address.to_string(), "{listed:?}");
+    assert_eq!(listed[2]["recipients"][1]["relay"], serde_json::Value::Null, "held mail has nobody's word: {listed:?}");
+    let shown = say(&node, &["queue", "show", listed[0]["id"].as_str().unwrap()]);
+    assert!(shown.contains(&format!("last reply 450 4.2.1 Busy\n           said by {}", hop.address)), "{shown}");
     let output = node.ask(&["queue", "summary", "--json"]);
     let lines: Vec<serde_json::Value> =
         String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -99,7 +99,7 @@ impl Situations {
     }
 }
 
-const GREY: &str = "Waits for its next attempt at * UTC (in * min); the answer at * UTC (attempt 1) was \
+const GREY: &str = "Waits for its next attempt at * UTC (in * min); the answer of 127.0.0.1:* at * UTC (attempt 1) was \
     \"451 4.7.1 Greylisted, please try again in 300 seconds\"; expires 20* UTC.";
 
 /// The quotes of docs/operations.md. `./dev why` prints them.
@@ -202,7 +202,11 @@ fn what_a_host_said_is_told_while_the_next_one_is_tried() {
         );
     }
     for id in &ids {
-        quote(&node, id, "Waits for its next attempt at * UTC (in * min); the answer at * UTC (attempt 1) was \"4*\"; expires 20* UTC.");
+        quote(
+            &node,
+            id,
+            "Waits for its next attempt at * UTC (in * min); the answer of 127.0.0.1:* at * UTC (attempt 1) was \"4*\"; expires 20* UTC.",
+        );
     }
 }
 
@@ -291,7 +295,7 @@ fn mail_whose_route_a_reload_takes_away_says_so_everywhere() {
     quote(
         &node,
         &id,
-        "Waits for its next attempt at * UTC (in * min); the answer at * UTC (attempt 1) was \"450 4.2.1 Later\"; expires 20* UTC.",
+        "Waits for its next attempt at * UTC (in * min); the answer of 127.0.0.1:* at * UTC (attempt 1) was \"450 4.2.1 Later\"; expires 20* UTC.",
     );
     let config = node.folder.path().join("ringpost.toml");
     let text = std::fs::read_to_string(&config).unwrap();
@@ -303,7 +307,7 @@ fn mail_whose_route_a_reload_takes_away_says_so_everywhere() {
         &node,
         &id,
         "Held because its route is gone: none of the config matches the domain \"q.test\" any more; a route for it, or `queue reroute`, sends it; \
-         the answer at * UTC (attempt 1) was \"450 4.2.1 Later\"; it does not expire meanwhile.",
+         the answer of 127.0.0.1:* at * UTC (attempt 1) was \"450 4.2.1 Later\"; it does not expire meanwhile.",
     );
     for command in ["ls", "summary"] {
         let said = String::from_utf8_lossy(&node.ask(&["queue", command]).stdout).into_owned();

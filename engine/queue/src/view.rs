@@ -8,7 +8,7 @@ use crate::destination::Destination;
 use crate::destination_id::DestinationId;
 use crate::domain_name::after_at;
 use crate::hosts::HostView;
-use crate::kept_reply::split_reply;
+use crate::kept_reply::{UNNAMED, split_reply};
 use crate::message::{Envelope, Flags, MessageKey, Place, Recipient};
 use crate::notify::Notify;
 use crate::pauses::PausedBy;
@@ -485,6 +485,12 @@ impl<'q> RecipientView<'q> {
     /// The next hop that said it, or the place where it was kept; `?` if the name was too long to be kept. `None` if it was said by none.
     pub fn relay(&self) -> Option<Cow<'q, str>> {
         Some(String::from_utf8_lossy(self.said().1)).filter(|relay| !relay.is_empty())
+    }
+
+    /// The same for people: without the address where that was too long to be kept, and none where the name was.
+    pub fn relay_name(&self) -> Option<Cow<'q, str>> {
+        let relay = self.relay().filter(|relay| relay != UNNAMED)?;
+        Some(relay.strip_suffix('[').map_or_else(|| relay.clone(), |name| Cow::Owned(name.to_owned())))
     }
 
     /// Was it said at its destination? Who was re-routed may have the word of a host of another one.
