@@ -11,7 +11,10 @@ use std::{
 use ringpost_queue::{DestinationId, Dispatch, HostIndex, HostsTried, has_enough_of_connection};
 use ringpost_ring::{Conn, Deadline, Received};
 use ringpost_smtp::{
-    client::{Action, Client, ClientSettings, Disconnect, MESSAGE_UNREADABLE, Rcpt, Transaction, TransactionId, Verdict, is_about_offer},
+    client::{
+        Action, Client, ClientSettings, Disconnect, MESSAGE_UNREADABLE, Rcpt, Transaction, TransactionId, Verdict, is_about_offer,
+        is_about_protocol,
+    },
     extension::{Body, Notify},
     reply::Reply,
 };
@@ -261,7 +264,8 @@ impl<'s> Outbound<'s> {
                     let was_kept = self.served > 0 || self.has_rested;
                     let may_be_enough = was_kept && outcome.verdict == Verdict::Deferred;
                     let is_closing = may_be_enough && outcome.reply.code() == 421;
-                    let is_enough = is_closing || may_be_enough && has_enough_of_connection(outcome.reply.line().as_bytes());
+                    let is_enough = is_closing
+                        || may_be_enough && !is_about_protocol(&outcome.reply) && has_enough_of_connection(outcome.reply.line().as_bytes());
                     // One that did not say so and just ended, or went silent, has broken off all the same.
                     self.broke_off |= is_closing;
                     self.is_used_up |= is_enough;

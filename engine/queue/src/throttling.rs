@@ -261,6 +261,8 @@ mod tests {
             "452 4.3.1 disk full",
             "451 4.3.0 local error",
             "451 4.5.0 the next hop broke the protocol",
+            // What it said where that makes no sense asks for nothing.
+            "451 4.5.0 the next hop broke the protocol, in answer to MAIL: 354 4.7.0 too many connections",
         ] {
             assert_eq!(put_off_by(reply.as_bytes()), PutOffBy::Address, "{reply}");
         }

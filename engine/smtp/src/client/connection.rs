@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::time::Duration;
 
-use super::action::{Action, CloseReason, ContentForm, Disconnect, RecipientOutcome, TransactionId, Verdict};
+use super::action::{Action, CloseReason, ContentForm, Disconnect, ProtocolError, RecipientOutcome, TransactionId, Verdict};
 use super::offer::Offer;
 use super::own_words;
 use super::rcpt::Rcpt;
@@ -28,6 +28,23 @@ enum Expected {
     Dot(usize, Option<u16>),
     Rset,
     Quit,
+}
+
+impl Expected {
+    /// What was asked, in the words of [`own_words::protocol_broken`].
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Banner => "the connection",
+            Self::Ehlo => "EHLO",
+            Self::Helo => "HELO",
+            Self::Mail(_) => "MAIL",
+            Self::Rcpt(..) => "RCPT",
+            Self::Data(_) => "DATA",
+            Self::Dot(..) => "the content",
+            Self::Rset => "RSET",
+            Self::Quit => "QUIT",
+        }
+    }
 }
 
 /// One connection to a next hop, from its greeting on. Holds at most two transactions: the one whose content is sent or
@@ -162,13 +179,14 @@ impl Client {
                 Ok(None) => {}
                 Ok(Some(reply)) => self.answered(&reply, out),
                 Err(error) => {
+                    let asked = self.expected.front().copied();
                     // RFC 5321 4.2: the code decides, and it stands in front of what is too long. Nothing is sent any more.
                     if let (Some(reply), Some(Expected::Mail(_) | Expected::Rcpt(..) | Expected::Data(_) | Expected::Dot(..))) =
                         (self.reader.cut_off(error), self.expected.front())
                     {
                         self.answered(&reply, &mut Vec::new());
                     }
-                    self.give_up(CloseReason::Protocol(error.into()));
+                    self.break_off(error.into(), asked, &error.to_string());
                 }
             }
         }
@@ -364,20 +382,14 @@ impl Client {
         self.pipelining && self.offer.pipelining
     }
 
+    /// It said what makes no sense in answer to what was asked: whoever looks for the reason is told both.
+    fn break_off(&mut self, error: ProtocolError, asked: Option<Expected>, said: &str) {
+        let reply = own_words::protocol_broken(asked.map_or("nothing", Expected::as_str), said);
+        self.end(CloseReason::Protocol(error), own_words::PROTOCOL_BROKEN, reply);
+    }
+
     /// Decides everything that is open and closes.
     fn give_up(&mut self, reason: CloseReason) {
-        if self.closing.is_some() {
-            return;
-        }
-        self.closing = Some(reason);
-        // Silence and nonsense are an answer of a kind. A connection that just ends is not: an idle one may end at any time.
-        let spoken = matches!(reason, CloseReason::Protocol(_) | CloseReason::Disconnected(Disconnect::TimedOut));
-        if let Some(&(Expected::Mail(index) | Expected::Rcpt(index, _) | Expected::Data(index) | Expected::Dot(index, _))) =
-            self.expected.front()
-        {
-            self.slots[index].answered |= spoken;
-        }
-        self.expected.clear();
         let why = match reason {
             CloseReason::Disconnected(Disconnect::Closed) => own_words::CLOSED,
             CloseReason::Disconnected(Disconnect::Lost) => own_words::LOST,
@@ -393,6 +405,23 @@ impl Client {
             CloseReason::Refused(reply) | CloseReason::ServiceClosing(reply) | CloseReason::AnsweredEarly(reply) => reply,
             _ => Reply::local(why),
         };
+        self.end(reason, why, reply);
+    }
+
+    /// `reply` is the word about what was answered, `why` about what was not.
+    fn end(&mut self, reason: CloseReason, why: &str, reply: Reply) {
+        if self.closing.is_some() {
+            return;
+        }
+        self.closing = Some(reason);
+        // Silence and nonsense are an answer of a kind. A connection that just ends is not: an idle one may end at any time.
+        let spoken = matches!(reason, CloseReason::Protocol(_) | CloseReason::Disconnected(Disconnect::TimedOut));
+        if let Some(&(Expected::Mail(index) | Expected::Rcpt(index, _) | Expected::Data(index) | Expected::Dot(index, _))) =
+            self.expected.front()
+        {
+            self.slots[index].answered |= spoken;
+        }
+        self.expected.clear();
         // What was said to one is not said to the one behind it: that one has seen the session end. Else one word would count twice.
         let is_open = |slot: &Slot| slot.stage != Stage::Free && slot.stage != Stage::Complete;
         let is_said_to_one = self.slots.iter().any(|slot| is_open(slot) && slot.answered);

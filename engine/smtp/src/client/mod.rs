@@ -30,7 +30,7 @@ mod transaction;
 pub use action::{Action, CloseReason, ContentForm, Disconnect, ProtocolError, RecipientOutcome, SuccessReport, TransactionId, Verdict};
 pub use connection::Client;
 pub use offer::Offer;
-pub use own_words::{is_about_content, is_about_offer, put_off_offer};
+pub use own_words::{is_about_content, is_about_offer, is_about_protocol, put_off_offer};
 pub use rcpt::Rcpt;
 pub use settings::{ClientSettings, Protocol};
 pub use timeouts::Timeouts;

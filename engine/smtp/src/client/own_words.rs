@@ -9,7 +9,7 @@ macro_rules! own_words {
 
         /// Whether these are a client's own words. A next hop that says the same word for word is not told apart.
         pub(crate) fn is_own(line: &str) -> bool {
-            [$($name),*].contains(&line) || OFFERS.iter().any(|lack| is_put_off(line, lack))
+            [$($name),*].contains(&line) || OFFERS.iter().any(|lack| is_put_off(line, lack)) || is_broken_protocol(line)
         }
     };
 }
@@ -56,6 +56,24 @@ pub fn put_off_offer(reply: &Reply) -> Reply {
     }
 }
 
+/// What stands between [`PROTOCOL_BROKEN`] and what was asked.
+const IN_ANSWER_TO: &str = ", in answer to ";
+
+/// The next hop broke the protocol when it was asked for `asked` and `said` that: `451 4.5.0 the next hop broke the protocol, in answer to MAIL: 354 go on`.
+pub(crate) fn protocol_broken(asked: &str, said: &str) -> Reply {
+    Reply::local(&format!("{PROTOCOL_BROKEN}{IN_ANSWER_TO}{asked}: {said}"))
+}
+
+fn is_broken_protocol(line: &str) -> bool {
+    line.strip_prefix(PROTOCOL_BROKEN).is_some_and(|rest| rest.starts_with(IN_ANSWER_TO))
+}
+
+/// Whether a reply is a word of ours that has what a next hop said where it makes no sense: that is not to be understood as an answer. A next hop that
+/// begins with the same words is not told apart.
+pub fn is_about_protocol(reply: &Reply) -> bool {
+    is_broken_protocol(reply.line())
+}
+
 fn is_put_off(line: &str, lack: &str) -> bool {
     line.strip_prefix(PUT_OFF.0).and_then(|rest| rest.strip_suffix(PUT_OFF.1)) == Some(&lack[PUT_OFF.0.len()..])
 }
@@ -85,5 +103,23 @@ mod tests {
             let reply = Reply::local(other);
             assert!(!is_about_offer(&reply) && put_off_offer(&reply).line() == other);
         }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_quoted_and_bounded_and_remains_a_word_of_ours() {
+        let long = "x".repeat(400);
+        for said in [
+            "354 go on",
+            "421 4.7.0 too many messages on this connection",
+            "a line that is not a reply",
+            long.as_str(),
+            "250 \u{1b}[31m\"quoted\"",
+        ] {
+            let reply = protocol_broken("MAIL", said);
+            assert!(reply.line().starts_with("451 4.5.0 the next hop broke the protocol, in answer to MAIL: "), "{}", reply.line());
+            assert!(reply.line().len() <= crate::reply::REPLY_TEXT_BYTES_MAX && !reply.line().contains(char::is_control));
+            assert!(is_own(reply.line()) && is_about_protocol(&reply) && reply.code() == 451, "{}", reply.line());
+        }
+        assert!(is_own(PROTOCOL_BROKEN) && !is_own("451 4.5.0 the next hop broke the protocols"));
     }
 }

@@ -203,10 +203,10 @@ fn our_own_words_about_a_next_hop_are_not_given_out_as_its_reply() {
         (Action::Delayed, own_words::TIMED_OUT, "4.4.2", "", "x-ringpost; 421 4.4.2 the next hop did not answer in time"),
         (
             Action::Failed,
-            "5.4.7 expired; last: 451 4.5.0 the next hop broke the protocol",
+            "5.4.7 expired; last: 451 4.5.0 the next hop broke the protocol, in answer to MAIL: 354 go on",
             "5.4.7",
             "",
-            "x-ringpost; 451 4.5.0 the next hop broke the protocol",
+            "x-ringpost; 451 4.5.0 the next hop broke the protocol, in answer to MAIL: 354 go on",
         ),
     ] {
         let recipients = [ReportedRecipient { relay: Some("mx.y.test[192.0.2.7]:25"), ..recipient("b@y.test", action, reply) }];

@@ -94,6 +94,10 @@ fn replies_of_an_impossible_class_defer() {
             let log = run(&mut Server::with(ehlo, &[(place, reply)]), &[mail(&["b@y.test"])]);
             assert_eq!(log.close, CloseReason::Protocol(ProtocolError::Class), "{place}");
             assert!(matches!(log.verdicts()[..], [Verdict::Deferred | Verdict::Unknown]), "{place}: {log:?}");
+            // Whatever it was, the word about it was the same for all.
+            let asked = if place == "." { "the content" } else { place };
+            let words = format!("451 4.5.0 the next hop broke the protocol, in answer to {asked}: {}", reply.trim_end());
+            assert_eq!(log.outcomes[0].3, words);
         }
     }
 }
@@ -115,6 +119,9 @@ fn endless_long_and_garbled_replies_end_the_connection() {
                 let has_code = matches!(error, ReplyError::TooManyLines | ReplyError::LineTooLong);
                 let why = if place == "DATA" && has_code { ProtocolError::Class } else { ProtocolError::Reply(error) };
                 assert_eq!(log.close, CloseReason::Protocol(why), "{place}");
+                let words = log.outcomes.first().map_or("", |outcome| &outcome.3);
+                let is_told = words.starts_with("451 4.5.0 the next hop broke the protocol, in answer to ") && !words.ends_with(": ");
+                assert!(is_told || place == "EHLO" || has_code, "{place}: {words}");
                 let is_taken = place == "." && has_code;
                 let is_expected = |verdict: &Verdict| match verdict {
                     Verdict::Delivered => is_taken,

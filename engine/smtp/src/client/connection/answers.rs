@@ -11,11 +11,10 @@ impl Client {
     /// Matches a reply to the oldest command that has none.
     pub(super) fn answered(&mut self, reply: &Reply, out: &mut Vec<u8>) {
         let Some(expected) = self.expected.pop_front() else {
-            return self.give_up(if reply.code() == 421 {
-                CloseReason::ServiceClosing(*reply)
-            } else {
-                CloseReason::Protocol(ProtocolError::Unasked)
-            });
+            return match reply.code() {
+                421 => self.give_up(CloseReason::ServiceClosing(*reply)),
+                _ => self.break_off(ProtocolError::Unasked, None, reply.line()),
+            };
         };
         let class = reply.class();
         match expected {
@@ -46,7 +45,7 @@ impl Client {
             Expected::Rset if class == Class::Completed => {}
             Expected::Quit => self.give_up(CloseReason::Quit),
             Expected::Banner | Expected::Ehlo | Expected::Helo | Expected::Rset => {
-                self.give_up(CloseReason::Protocol(ProtocolError::Class))
+                self.break_off(ProtocolError::Class, Some(expected), reply.line())
             }
         }
     }
@@ -74,11 +73,11 @@ impl Client {
         }
         if matches!(expected, Expected::Dot(..)) && matches!(reply.code(), 220 | 221) {
             // A greeting or a farewell is no answer to content: what became of it is not known.
-            return self.give_up(CloseReason::Protocol(ProtocolError::Class));
+            return self.break_off(ProtocolError::Class, Some(expected), reply.line());
         }
         let go_on = matches!(expected, Expected::Data(_));
         if (class == Class::Intermediate) != (go_on && class != Class::Transient && class != Class::Permanent) {
-            return self.give_up(CloseReason::Protocol(ProtocolError::Class));
+            return self.break_off(ProtocolError::Class, Some(expected), reply.line());
         }
         match expected {
             Expected::Mail(_) if class != Class::Completed => slot.decide(verdict_of(reply), *reply),
@@ -89,7 +88,7 @@ impl Client {
             // RFC 2033 4.2: it must be refused with 503; behind a dot no answer would come. And behind recipients that were accepted
             // although MAIL was refused, a lone dot would be an empty message for them.
             Expected::Data(_) if class == Class::Intermediate && (self.protocol == Protocol::Lmtp || slot.taken_all_the_same) => {
-                self.give_up(CloseReason::Protocol(ProtocolError::Class));
+                self.break_off(ProtocolError::Class, Some(expected), reply.line());
             }
             Expected::Data(_) if class == Class::Intermediate => {
                 // RFC 2920 3.1: all recipients were refused and the server wants content all the same: it gets none.
@@ -106,7 +105,7 @@ impl Client {
             Expected::Dot(_, of) if slot.stage == Stage::Content => {
                 // Before the content is sent whole: a refusal is one, but nobody can take what was not sent.
                 if class == Class::Completed {
-                    return self.give_up(CloseReason::Protocol(ProtocolError::Unasked));
+                    return self.break_off(ProtocolError::Unasked, Some(expected), reply.line());
                 }
                 match of {
                     // RFC 2033 4.2: this recipient's answer. The others have none, and will not get one for half a content.
