@@ -1,5 +1,6 @@
 //! `[delivery]`: Ringpost as a client.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::ByteSize;
@@ -63,6 +64,9 @@ pub const OFFERED_CONTENT_MAX: ByteSize = ByteSize::mib(4);
 /// Messages one connection can be allowed.
 pub(crate) const MESSAGES_PER_CONNECTION_MAX: u32 = 1_000_000;
 
+/// How long a destination can be left alone.
+pub(crate) const DEAD_DESTINATION: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+
 impl Delivery {
     pub(crate) fn read(mut section: Section<'_, '_>) -> Delivery {
         let second = Duration::from_secs(1);
@@ -94,7 +98,7 @@ impl Delivery {
                 1..=MESSAGES_PER_CONNECTION_MAX,
             ),
             policy: policy.over(default.policy),
-            dead_destination: section.within("dead_destination", default.dead_destination, second..=hour * 24),
+            dead_destination: section.within("dead_destination", default.dead_destination, DEAD_DESTINATION),
             connect_timeout: section.within("connect_timeout", default.connect_timeout, second..=hour),
             banner_timeout: section.within("banner_timeout", default.banner_timeout, second..=hour),
             ehlo_timeout: section.within("ehlo_timeout", default.ehlo_timeout, second..=hour),

@@ -146,8 +146,10 @@ pub struct PolicyOverrides {
 }
 
 /// Keys of a route that say how, and how fast, its mail is sent: those of [`PolicyOverrides`], and what else it takes over from `[delivery]`.
-pub(crate) const ROUTE_LIMITS: [&str; 24] = [
+pub(crate) const ROUTE_LIMITS: [&str; 26] = [
     "connections_max",
+    "window_initial",
+    "dead_destination",
     "messages_per_connection",
     "rate",
     "rate_burst",

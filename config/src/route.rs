@@ -3,11 +3,12 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use toml::de::DeValue;
 
 use crate::choice::refuse;
-use crate::delivery::MESSAGES_PER_CONNECTION_MAX;
+use crate::delivery::{DEAD_DESTINATION, MESSAGES_PER_CONNECTION_MAX};
 use crate::destination_policy::{CONNECTIONS_MAX, DestinationPolicy, PolicyOverrides};
 use crate::mailboxes::{StoreAddress, UnknownMailbox, read_maildir, read_stores};
 use crate::name::{canonical, compare, parse_domain};
@@ -90,6 +91,10 @@ impl Via {
 pub struct RouteOverrides {
     /// Connections to one destination of this route.
     pub connections_max: Option<u32>,
+    /// Connections to one destination of this route to begin with.
+    pub window_initial: Option<u32>,
+    /// How long a destination of this route is left alone at most.
+    pub dead_destination: Option<Duration>,
     /// Messages over one connection; `Some(None)`: "off", whatever `[delivery]` says.
     pub messages_per_connection: Option<Option<u32>>,
     /// How a destination of this route is treated.
@@ -127,6 +132,16 @@ impl Route {
         self.overrides.connections_max.unwrap_or(delivery.connections_max)
     }
 
+    /// Connections to one destination of this route to begin with, at most [`Route::connections_max`].
+    pub fn window_initial(&self, delivery: &Delivery) -> u32 {
+        self.overrides.window_initial.unwrap_or(delivery.window_initial).min(self.connections_max(delivery))
+    }
+
+    /// How long a destination of this route that fails, or asks for less, is left alone at most.
+    pub fn dead_destination(&self, delivery: &Delivery) -> Duration {
+        self.overrides.dead_destination.unwrap_or(delivery.dead_destination)
+    }
+
     /// Messages over one connection of this route; None: as many as its lifetime allows.
     pub fn messages_per_connection(&self, delivery: &Delivery) -> Option<u32> {
         self.overrides.messages_per_connection.unwrap_or(delivery.messages_per_connection)
@@ -155,9 +170,16 @@ impl Route {
         let messages_per_connection = section.word_or_within("messages_per_connection", "off", None, 1..=MESSAGES_PER_CONNECTION_MAX);
         let overrides = RouteOverrides {
             connections_max: section.optional_within("connections_max", 1..=CONNECTIONS_MAX),
+            window_initial: section.optional_within("window_initial", 1..=CONNECTIONS_MAX),
+            dead_destination: section.optional_within("dead_destination", DEAD_DESTINATION),
             messages_per_connection: has_messages.then_some(messages_per_connection),
             policy: PolicyOverrides::read(&mut section),
         };
+        if let (Some(window), Some(most)) = (overrides.window_initial, overrides.connections_max)
+            && window > most
+        {
+            section.refuse("window_initial", format!("is more than connections_max of this route, which is {most}"));
+        }
         // Against the defaults: what [delivery] says is read after the routes, and is checked by itself.
         overrides.policy.check(&section, DestinationPolicy::default());
         let priority = section.optional_within("priority", 0..=9);

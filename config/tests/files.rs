@@ -356,3 +356,25 @@ fn a_route_undoes_a_limit_of_messages_per_connection() {
     let of_routes: Vec<_> = config.routes.as_slice().iter().map(|route| route.messages_per_connection(&config.delivery)).collect();
     assert_eq!(of_routes, [None, Some(2), Some(7)]);
 }
+
+/// `breaker_timeout` and `throttle_pause` of a route doubled up to the time of all routes, and a route of two connections at most began with as many as the others.
+#[test]
+fn a_route_says_with_how_many_connections_it_begins_and_how_long_it_leaves_a_destination_alone() {
+    let config = parse(
+        "[delivery]\nwindow_initial = 6\ndead_destination = \"2m\"\n\
+         [[route]]\ndomain = \"a.test\"\nvia = \"mx\"\nwindow_initial = 9\ndead_destination = \"1h\"\n\
+         [[route]]\ndomain = \"b.test\"\nvia = \"mx\"\nconnections_max = 3\n[[route]]\ndomain = \"*\"\nvia = \"mx\"\n",
+    );
+    let of = |domain: &str| {
+        let route = config.routes.get(domain).unwrap();
+        (route.window_initial(&config.delivery), route.dead_destination(&config.delivery).as_secs())
+    };
+    assert_eq!((of("a.test"), of("b.test"), of("c.test")), ((9, 3600), (3, 120), (6, 120)));
+    assert_refused(
+        "[[route]]\ndomain = \"*\"\nvia = \"mx\"\nconnections_max = 3\nwindow_initial = 4\ndead_destination = \"25h\"\n",
+        &[
+            "ringpost.toml:5: route[1].window_initial: 4 is more than connections_max of this route, which is 3",
+            "ringpost.toml:6: route[1].dead_destination: \"25h\" is out of bounds: allowed is \"1s\" to \"1d\"",
+        ],
+    );
+}

@@ -44,7 +44,7 @@ pub(crate) fn routes_of(config: &Config) -> Vec<Route> {
                 },
                 limits: DestinationLimits {
                     connections_max,
-                    window_initial: config.delivery.window_initial.min(connections_max),
+                    window_initial: route.window_initial(&config.delivery).min(connections_max),
                     rate: policy.rate.map(|rate| Rate { messages: rate.messages, per_ms: millis(rate.per), burst: policy.rate_burst }),
                     shared_rate: policy.cluster_rate.map(|rate| SharedRate {
                         rate: Rate { messages: rate.messages, per_ms: millis(rate.per), burst: policy.cluster_rate_burst },
@@ -54,7 +54,7 @@ pub(crate) fn routes_of(config: &Config) -> Vec<Route> {
                         max_requests: policy.breaker.max_requests,
                         interval_ms: millis(policy.breaker.interval),
                         timeout_ms: millis(policy.breaker.timeout),
-                        timeout_max_ms: millis(config.delivery.dead_destination),
+                        timeout_max_ms: millis(route.dead_destination(&config.delivery)),
                         failure_percent: policy.breaker.failure_ratio.percent(),
                         minimum: policy.breaker.minimum,
                     },
@@ -133,4 +133,21 @@ fn stored(number: u8, store: &StoreAddress) -> NextHop {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_route_has_limits_of_its_own_in_the_queue_too() {
+        let text = "hostname = \"mx1.example.test\"\n[delivery]\nwindow_initial = 6\ndead_destination = \"2m\"\n\
+            [[route]]\ndomain = \"a.test\"\nvia = \"mx\"\nwindow_initial = 9\ndead_destination = \"1h\"\n\
+            [[route]]\ndomain = \"*\"\nvia = \"mx\"\nmax_active = 2\n";
+        let config = Config::parse(text, Path::new("ringpost.toml")).unwrap();
+        let limits = routes_of(&config).into_iter().map(|route| (route.limits.window_initial, route.limits.breaker.timeout_max_ms));
+        assert_eq!(limits.collect::<Vec<_>>(), [(9, 3_600_000), (2, 120_000)]);
+    }
 }
