@@ -116,3 +116,41 @@ impl Shard {
         self.passing.loads.taken(self.id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::poll_fn,
+        net::{TcpListener, TcpStream},
+        os::fd::OwnedFd,
+    };
+
+    use super::*;
+    use crate::test_shard::run_beside;
+
+    /// The promise was kept by one line, and by no test.
+    #[test]
+    fn a_connection_stays_where_it_was_accepted_while_the_lane_to_the_idle_shard_is_full() {
+        run_beside(1, async |shard: Rc<Shard>| {
+            let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = socket.local_addr().unwrap();
+            let listener = shard.ring.listen(OwnedFd::from(socket));
+            let accept = async || {
+                let client = TcpStream::connect(address).unwrap();
+                (poll_fn(|cx| listener.poll_accepted(cx)).await.unwrap(), client)
+            };
+            shard.open_to_connections();
+            shard.count_sessions(10);
+            shard.passing.loads.set_sessions(1, Some(0));
+            let count = || (shard.metrics.connections_passed.get(), shard.metrics.connections_not_passed.get());
+            let (accepted, _client) = accept().await;
+            assert!(shard.pass_on(accepted, 0).is_none(), "there is room");
+            assert_eq!((count(), shard.passing.loads.incoming(1)), ((1, 0), 1));
+            while shard.mesh.reserve(1).is_ok() {}
+            let (accepted, client) = accept().await;
+            let kept = shard.pass_on(accepted, 0).expect("the lane is full");
+            assert_eq!(kept.peer_addr().unwrap(), client.local_addr().unwrap(), "it is the same, and open");
+            assert_eq!((count(), shard.passing.loads.incoming(1)), ((1, 1), 1), "nobody waits for it there");
+        });
+    }
+}

@@ -35,17 +35,22 @@ const TURNS: usize = 64;
 
 /// Runs `test` on such a shard.
 pub(crate) fn run(test: impl AsyncFnOnce(Rc<Shard>)) {
-    run_with(undelivering(), SEGMENTS_MAX, test);
+    run_with(undelivering(), SEGMENTS_MAX, 0, test);
 }
 
 /// The same on a shard whose log may have so many segments of 1 MiB.
 pub(crate) fn run_with_segments(segments_max: u32, test: impl AsyncFnOnce(Rc<Shard>)) {
-    run_with(undelivering(), segments_max, test);
+    run_with(undelivering(), segments_max, 0, test);
 }
 
 /// The same on one that does with its mail what this config says.
 pub(crate) fn run_with_config(config: Config, test: impl AsyncFnOnce(Rc<Shard>)) {
-    run_with(config, SEGMENTS_MAX, test);
+    run_with(config, SEGMENTS_MAX, 0, test);
+}
+
+/// The same on one beside which there are so many others, which do nothing at all.
+pub(crate) fn run_beside(others: u16, test: impl AsyncFnOnce(Rc<Shard>)) {
+    run_with(undelivering(), SEGMENTS_MAX, others, test);
 }
 
 fn undelivering() -> Config {
@@ -54,14 +59,16 @@ fn undelivering() -> Config {
     config
 }
 
-fn run_with(mut config: Config, segments_max: u32, test: impl AsyncFnOnce(Rc<Shard>)) {
+fn run_with(mut config: Config, segments_max: u32, others: u16, test: impl AsyncFnOnce(Rc<Shard>)) {
+    let mut ends = mesh_of(1 + others);
+    let own_end = ends.remove(0);
     let folder = tempfile::tempdir().unwrap();
     (config.spool.segment_bytes, config.spool.min_free_bytes) = (ByteSize::mib(1), ByteSize::mib(1));
     (config.spool.prepared_segments, config.spool.min_free_inodes) = (3, 0);
     let (_lane, requests) = request_lane();
     let plan = ShardPlan {
         id: 0,
-        shards: 1,
+        shards: 1 + others,
         core: 0,
         io_wq_core: None,
         listeners: Vec::new(),
@@ -74,8 +81,8 @@ fn run_with(mut config: Config, segments_max: u32, test: impl AsyncFnOnce(Rc<Sha
         retracts: false,
         was_drained: false,
         requests,
-        mesh: mesh_of(1).remove(0),
-        loads: Arc::new(Loads::new(1)),
+        mesh: own_end,
+        loads: Arc::new(Loads::new(1 + others)),
         mail_log: MailLogChannel::new(Box::new(|| ())),
         ask_dns: Box::new(|_| false),
         ask_limits: Box::new(|_| false),
