@@ -19,6 +19,7 @@ mod hostile_input;
 mod idn;
 mod life;
 mod mail_log;
+mod mail_log_schema;
 mod mailboxes;
 mod name_server;
 mod next_hop;
