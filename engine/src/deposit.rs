@@ -287,4 +287,23 @@ mod tests {
         assert!(matches!(&ends[..], [Deposited::Failed(_), Deposited::Written]), "{ends:?}");
         only_file(&good.folder.join("new"));
     }
+
+    /// With anything else in place of the sync all tests were green.
+    #[test]
+    fn a_file_that_cannot_be_synced_is_no_delivery_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let to = mailbox(folder.path());
+        let (mut deposit, progress) = begin(&to, &Arc::default());
+        // It takes what is written, and cannot be synced.
+        let (socket, _other_end) = std::os::unix::net::UnixStream::pair().unwrap();
+        let Place::Open { file, .. } = &mut deposit.places[0] else { panic!("it was opened") };
+        *file = File::from(std::os::fd::OwnedFd::from(socket));
+        deposit.write(b"x\r\n");
+        deposit.finish();
+        let end = progress.give_up().0.remove(0);
+        assert!(matches!(&end, Some(Deposited::Failed(error)) if error.kind() == io::ErrorKind::InvalidInput), "{end:?}");
+        for place in ["tmp", "new"] {
+            assert_eq!(fs::read_dir(to.folder.join(place)).map_or(0, Iterator::count), 0, "{place}");
+        }
+    }
 }

@@ -12,12 +12,17 @@ const FOLDER_MODE: u32 = 0o700;
 
 /// Makes a folder with those above it, each durable: a name in a folder that is not itself on the disk would be lost with it.
 pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
+    make_folders(path, File::sync_all)
+}
+
+/// `sync` makes what was made in a folder durable.
+fn make_folders(path: &Path, sync: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
     // Up to the first that is there or can be made, then down again. Each is tried twice at most: where a link leads to nothing, or a file
     // system makes no folders, one below stays impossible whatever was made above it.
     let mut above = Vec::new();
     let mut next = Some(path);
     while let Some(folder) = next.filter(|folder| !folder.as_os_str().is_empty()) {
-        match make_one(folder) {
+        match make_one(folder, &sync) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => above.push(folder),
             made => {
                 made?;
@@ -26,10 +31,10 @@ pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
         }
         next = folder.parent();
     }
-    above.into_iter().rev().try_for_each(|folder| make_one(folder).map_err(|error| explained(error, folder)))
+    above.into_iter().rev().try_for_each(|folder| make_one(folder, &sync).map_err(|error| explained(error, folder)))
 }
 
-fn make_one(path: &Path) -> io::Result<()> {
+fn make_one(path: &Path, sync: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
     if path.symlink_metadata().is_ok() {
         return Ok(());
     }
@@ -37,7 +42,7 @@ fn make_one(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(FOLDER_MODE).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         // One that stayed would be taken for durable by the next attempt.
-        made => made.and_then(|()| above.map_or(Ok(()), |above| above.sync_all().inspect_err(|_| drop(fs::remove_dir(path))))),
+        made => made.and_then(|()| above.map_or(Ok(()), |above| sync(&above).inspect_err(|_| drop(fs::remove_dir(path))))),
     }
 }
 
@@ -89,6 +94,8 @@ pub(crate) fn open_folder(folder: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::{cell::RefCell, os::unix::fs::MetadataExt};
+
     use super::*;
 
     /// It waited for a writer, for ever.
@@ -102,5 +109,27 @@ mod tests {
         let synced = synced.recv_timeout(std::time::Duration::from_secs(10));
         assert_eq!(synced, Ok(Err(io::ErrorKind::NotADirectory)));
         sync_folder(above.path()).unwrap();
+    }
+
+    /// Without the sync all tests were green.
+    #[test]
+    fn each_folder_that_is_made_is_synced_where_it_was_made_or_is_not_there() {
+        let above = tempfile::tempdir().unwrap();
+        let path = above.path().join("a/b/c");
+        let number = |file: &fs::Metadata| file.ino();
+        let synced = RefCell::new(Vec::new());
+        let note = |folder: &File| {
+            synced.borrow_mut().push(number(&folder.metadata()?));
+            Ok(())
+        };
+        make_folders(&path, note).unwrap();
+        let expected = ["", "a", "a/b"].map(|folder| number(&fs::metadata(above.path().join(folder)).unwrap()));
+        assert_eq!(synced.take(), expected);
+        make_folders(&path, note).unwrap();
+        assert_eq!(synced.take(), [0; 0], "they are there");
+        // One whose name is not durable would be taken for a durable one by the next attempt.
+        let other = above.path().join("x/y");
+        assert_eq!(make_folders(&other, |_| Err(io::ErrorKind::StorageFull.into())).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert!(!above.path().join("x").exists());
     }
 }

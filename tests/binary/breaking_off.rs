@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
-use crate::node::{Node, PATIENCE, Setup};
+use crate::next_hop::NextHop;
+use crate::node::{Node, PATIENCE, Setup, free_port};
 use crate::shards::{counter, on_one_core};
 
 /// What it does.
@@ -230,4 +231,21 @@ fn a_host_that_breaks_off_on_used_connections_is_left_alone() {
     }
     assert_eq!((counter(&node, "breakers_opened"), counter(&node, "deferred")), (1, 0), "{}", node.log());
     assert_eq!((manner.contents.load(Ordering::SeqCst), manner.greeted.load(Ordering::SeqCst)), (2, 2));
+}
+
+/// Two of the three counters were seen by no test.
+#[test]
+fn a_breaker_is_counted_when_it_opens_when_it_is_probed_and_when_it_closes() {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let node = Node::start(&on_one_core(Setup::to(address), 1));
+    Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nx");
+    node.wait_for_queue(|queue| queue[0]["reason"].as_str().is_some_and(|reason| reason.contains("refused")));
+    let count = || ["breakers_opened", "breakers_half_open", "breakers_closed"].map(|name| counter(&node, name));
+    assert_eq!((count()[0] >= 1, count()[2]), (true, 0), "{:?}", count());
+    let hop = NextHop::start_at(address);
+    hop.wait_for(1);
+    node.wait_for_queue(<[_]>::is_empty);
+    // Each opening was followed by a probe, and the last probe was answered.
+    let [opened, half_open, closed] = count();
+    assert_eq!((half_open, closed), (opened, 1), "{opened}");
 }

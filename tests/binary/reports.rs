@@ -507,3 +507,24 @@ fn no_report_is_lost_by_kill_9() {
     eprintln!("{} senders, {} reports made, {} sent, 8 kills", expected.len(), distinct.len(), reports.len());
     assert_eq!(distinct.len(), expected.len(), "a report in the spool is found and not made again");
 }
+
+/// That the texts of the config are what people read was seen by no test.
+#[test]
+fn a_report_says_what_the_config_says_also_after_a_reload() {
+    let hop = NextHop::start();
+    let with = |extra| Setup { extra, ..Setup::to(hop.address) };
+    let setup = with("[bounce]\nfailed_text = \"Gone, {sender}: {recipients} ({id}, {arrival}, {hostname})\"\n");
+    let node = Node::start(&setup);
+    let mut client = Client::greeted(node.address);
+    let id = send(&mut client, "MAIL FROM:<a@x.test>", &["<no-b@z.test>"], "Subject: x\r\n\r\nx");
+    let first = parsed(&wait_for_reports(&hop, &node, 1)[0]);
+    let (text, arrival) = (first["text"].as_str().unwrap(), first["message"]["arrival-date"].as_str().unwrap());
+    assert!(text.starts_with("Gone, a@x.test: ") && text.contains("no-b@z.test") && text.contains("550 5.1.1 No such user"), "{text}");
+    assert!(text.trim_end().ends_with(&format!("({id}, {arrival}, mx1.example.test)")), "{text} {arrival}");
+    node.reconfigure(&Setup { address: setup.address, ..with("[bounce]\nfailed_text = \"Still gone: {recipients}\"\n") });
+    assert!(node.ask(&["reload"]).status.success(), "{}", node.log());
+    send(&mut client, "MAIL FROM:<a@x.test>", &["<no-c@z.test>"], "Subject: x\r\n\r\nx");
+    let second = parsed(&wait_for_reports(&hop, &node, 2)[1]);
+    let text = second["text"].as_str().unwrap();
+    assert!(text.starts_with("Still gone: ") && text.contains("no-c@z.test") && !text.contains("a@x.test"), "{text}");
+}
