@@ -324,7 +324,7 @@ fn summary(socket: &Path, destination: Option<String>, limit: Option<usize>, out
 
 fn summary_head() -> String {
     format!(
-        "{:<32}{:>9}{:>12}{:>9}{:>10}{:>8}{:>8}{:>9}{:>8}   {:<10}{:<14}{:<26}{:<26}",
+        "{:<32}{:>9}{:>12}{:>9}{:>10}{:>8}{:>8}{:>9}{:>8}{:>7}{:>8}{:>6}   {:<10}{:<14}{:<26}{:<26}",
         "destination",
         "messages",
         "recipients:",
@@ -334,6 +334,9 @@ fn summary_head() -> String {
         "held",
         "offered",
         "failed",
+        "open",
+        "window",
+        "max",
         "breaker",
         "waits for",
         "oldest",
@@ -343,7 +346,7 @@ fn summary_head() -> String {
 
 fn summary_line(summary: &DestinationSummary) -> String {
     format!(
-        "{:<32}{:>9}{:>11} {:>9}{:>10}{:>8}{:>8}{:>9}{:>8}   {:<10}{:<14}{:<26}{:<26}",
+        "{:<32}{:>9}{:>11} {:>9}{:>10}{:>8}{:>8}{:>9}{:>8}{:>7}{:>8}{:>6}   {:<10}{:<14}{:<26}{:<26}",
         shown(&summary.destination),
         summary.messages,
         summary.recipients,
@@ -353,6 +356,9 @@ fn summary_line(summary: &DestinationSummary) -> String {
         summary.held,
         summary.offered,
         summary.failed,
+        summary.connections,
+        summary.window,
+        summary.connections_max,
         summary.breaker,
         summary.wait,
         summary.oldest.as_deref().unwrap_or("-"),
@@ -440,6 +446,9 @@ mod tests {
             held: 4,
             offered: 5,
             failed: 6,
+            connections: 7,
+            window: 8,
+            connections_max: 9,
             ..Default::default()
         };
         let (head, line) = (summary_head(), summary_line(&summary));
@@ -452,6 +461,9 @@ mod tests {
             ("held", "4"),
             ("offered", "5"),
             ("failed", "6"),
+            ("open", "7"),
+            ("window", "8"),
+            ("max", "9"),
         ] {
             let end = head.find(name).expect("it has a column") + name.len();
             assert!(

@@ -39,10 +39,16 @@ pub struct DestinationSummary {
     pub offered: u64,
     /// Recipients that failed, whose sender is to be told.
     pub failed: u64,
-    /// Attempts open, and allowed at a time.
+    /// Attempts that are open at its home shards, for all shards.
     pub connections: u32,
-    /// See `connections`.
+    /// Attempts that are allowed at a time now.
     pub window: u32,
+    /// Attempts at a time to which that may grow.
+    #[serde(default)]
+    pub connections_max: u32,
+    /// Attempts per time that are allowed, as in the config; absent: as many as come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<String>,
     /// `closed`, `half-open` or `open`; the worst of the shards. It is closed while one host's is.
     pub breaker: String,
     /// Its hosts whose breakers are not closed.
@@ -108,6 +114,8 @@ impl DestinationSummary {
         self.failed += other.failed;
         self.connections += other.connections;
         self.window += other.window;
+        self.connections_max = self.connections_max.max(other.connections_max);
+        self.rate = self.rate.take().or(other.rate);
         self.paused |= other.paused;
         self.paused_by = self.paused_by.take().or(other.paused_by);
         if other.oldest_ms.is_some() && (self.oldest_ms.is_none() || other.oldest_ms < self.oldest_ms) {

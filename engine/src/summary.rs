@@ -121,8 +121,12 @@ fn count(summary: &mut DestinationSummary, recipient: &RecipientView<'_>, accept
 /// With what is known of the destination itself.
 fn finished(mut summary: DestinationSummary, view: &DestinationView<'_>, now: u64) -> DestinationSummary {
     summary.destination = view.name.to_owned();
-    summary.connections = view.in_flight;
-    summary.window = view.window;
+    // Elsewhere it counts what it has given out to the homes, and what they have allowed it.
+    if view.is_home {
+        (summary.connections, summary.window) = (view.in_flight, view.window);
+    }
+    summary.connections_max = view.limits.map_or(view.connections_max, |limits| limits.connections_max);
+    summary.rate = view.limits.and_then(|limits| limits.rate).map(|rate| rate.to_string());
     summary.paused = view.paused.is_some();
     summary.paused_by = view.paused.map(|by| by.to_string());
     summary.breaker = view.breaker.as_str().to_owned();

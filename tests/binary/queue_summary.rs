@@ -1,9 +1,10 @@
 //! `ringpost queue summary`: where mail is stuck, and why.
 
+use crate::client::Client;
 use crate::next_hop::NextHop;
 use crate::node::{Node, Setup, free_port};
 use crate::queue_steering::{deliver, say};
-use crate::shards::two_shards;
+use crate::shards::{shard_of, two_shards};
 
 #[test]
 fn the_summary_names_what_is_stuck() {
@@ -123,4 +124,24 @@ fn each_host_that_is_left_alone_is_told_with_its_reason_and_its_time() {
     let text = say(&node, &["queue", "summary", "--destination", "*"]);
     assert!(text.contains(&format!("\n    host {dead} open, probed next at {next}")), "{text}");
     assert!(text.ends_with("0 recipients at 1 destination") && text.matches("refused").count() == 1, "{text}");
+}
+
+/// How many attempts are open and how many may be was in no column; and of two shards each counted what one had given to the other.
+#[test]
+fn the_attempts_that_are_open_stand_beside_those_that_may_be() {
+    // It accepts and says nothing: an attempt that lasts.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = Setup::to(silent.local_addr().unwrap());
+    let route = format!("{}\nconnections_max = 1\nrate = \"60/min\"\nrate_burst = 9", to.route);
+    let node = Node::start(&two_shards(Setup { route, ..Setup::new() }));
+    let mut clients: Vec<Client> = (0..6).map(|_| Client::greeted(node.address)).collect();
+    let ids: Vec<String> = clients.iter_mut().map(|client| client.deliver("b@y.test", "Subject: x\r\n\r\nx")).collect();
+    assert!(ids.iter().any(|id| shard_of(id) != shard_of(&ids[0])), "both shards have mail");
+    let _connection = silent.accept().unwrap();
+    let line: serde_json::Value = serde_json::from_str(&say(&node, &["queue", "summary", "--json"])).expect("one line");
+    let numbers = ["recipients", "connections", "window", "connections_max"].map(|name| line[name].as_u64().unwrap());
+    assert_eq!((numbers, &line["rate"]), ([6, 1, 1, 1], &"60/min".into()), "{line}");
+    let text = say(&node, &["queue", "summary"]);
+    let columns: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(columns[9..12], ["1", "1", "1"], "{text}");
 }
