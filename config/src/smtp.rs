@@ -107,6 +107,10 @@ impl Smtp {
         {
             section.refuse("priority_header", "is not the name of a header field: write for instance \"X-Queue-Priority\", or \"off\"");
         }
+        // RFC 6758 3: its values go from -9 to 9, so that 0 is the middle there and the last here.
+        if priority_header.as_ref().is_some_and(|name| name.eq_ignore_ascii_case("MT-Priority")) {
+            section.refuse("priority_header", "has values from -9 to 9 (RFC 6758), and not from 0 to 9: take a field of your own");
+        }
         let postmaster = section.optional::<String>("postmaster").and_then(|address| {
             let parsed = parse_address(&address);
             if parsed.is_none() {

@@ -378,3 +378,14 @@ fn a_route_says_with_how_many_connections_it_begins_and_how_long_it_leaves_a_des
         ],
     );
 }
+
+/// Of `MT-Priority: 0`, which is the middle, it made the last, and `-3` it did not understand.
+#[test]
+fn the_field_of_rfc_6758_is_no_priority_header() {
+    for name in ["MT-Priority", "mt-priority"] {
+        let expected = format!(
+            "ringpost.toml:2: smtp.priority_header: \"{name}\" has values from -9 to 9 (RFC 6758), and not from 0 to 9: take a field of your own"
+        );
+        assert_refused(&format!("[smtp]\npriority_header = \"{name}\"\n"), &[&expected]);
+    }
+}
