@@ -28,6 +28,8 @@ const CONNECTIONS_MAX: u32 = 5;
 /// The domain whose rate is limited, and how.
 const RATED: usize = 0;
 const RATE_PER_S: usize = 20;
+/// Connections that one of the 50 largest sees in a run, on average: twice as many as it may have at once.
+const CONNECTIONS_IN_ALL_MAX: f64 = 2.0 * CONNECTIONS_MAX as f64;
 /// The mail of good next hops must all have arrived so long after the last was sent.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -62,6 +64,10 @@ struct Run {
     delays_us: Vec<u64>,
     delivered: u64,
     sent_healthy: u64,
+    /// Accepted, taken by whichever next hop, and still queued at the end.
+    account: [u64; 3],
+    /// To each of the healthy ones among the 50 largest, on average.
+    connections_of_large: f64,
     messages_per_connection: f64,
     open_max: u32,
     rated_max_per_s: usize,
@@ -99,6 +105,18 @@ pub fn run(arguments: &DestinationsArguments) -> Result<bool, Box<dyn std::error
             p99s.push(percentile(&run.delays_us, 0.99));
             if run.delivered < run.sent_healthy {
                 println!("{} messages for healthy destinations did not arrive", run.sent_healthy - run.delivered);
+                good = false;
+            }
+            let [sent, taken, queued] = run.account;
+            if taken + queued != sent {
+                println!("of {sent} messages {taken} were taken, and {queued} are queued");
+                good = false;
+            }
+            if run.connections_of_large > CONNECTIONS_IN_ALL_MAX {
+                println!(
+                    "{:.1} connections to each of the largest, at most {CONNECTIONS_IN_ALL_MAX}: they are hardly used again",
+                    run.connections_of_large
+                );
                 good = false;
             }
             if run.open_max > CONNECTIONS_MAX || run.rated_max_per_s > RATE_PER_S + 1 {
@@ -155,6 +173,7 @@ fn one_run(
         let mut engine = Engine::new(options)?;
         // Blocking, with nothing else to do on this thread yet.
         engine.start()?;
+        let sent_all = schedule.iter().filter(|due| due.domain.is_some()).count() as u64;
         let sent_healthy = schedule.iter().filter(|due| due.domain.is_some_and(healthy)).count() as u64;
         let sent = Rc::new(Sent::default());
         // Connections first, then the schedule: its first message is due in a moment.
@@ -169,23 +188,33 @@ fn one_run(
             engine.must_run()?;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        let taken = || -> u64 { hops.accounts.iter().map(|account| account.messages.get()).sum() };
+        let count = |name: &str| engine.stats()[name].as_u64().unwrap_or_default();
+        // What slow ones have taken is settled a moment later, and counted on both sides until then.
+        while taken() + count("queue_messages") != sent_all && waiting.elapsed() < 2 * PATIENCE {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let account = [sent_all, taken(), count("queue_messages")];
         let stats = engine.stats();
         let stat = |name: &str| stats[name].as_u64().unwrap_or_default();
         let mut delays_us = Vec::new();
-        let (mut messages, mut connections) = (0, 0);
+        let (mut messages, mut connections, mut large) = (0, 0, 0);
         for (number, account) in hops.accounts.iter().enumerate().filter(|(number, _)| healthy(*number)) {
             delays_us.extend_from_slice(&account.delays_us.borrow());
             // Of destinations that had few messages far apart no reuse can be asked.
             if number < 50 {
                 messages += account.messages.get();
                 connections += account.connections.get();
+                large += 1;
             }
         }
         delays_us.sort_unstable();
         Ok(Run {
             delivered: delivered(),
             sent_healthy,
+            account,
             delays_us,
+            connections_of_large: connections as f64 / f64::from(large.max(1)),
             messages_per_connection: messages as f64 / connections.max(1) as f64,
             open_max: hops.accounts.iter().map(|account| account.open_max.get()).max().unwrap_or_default(),
             rated_max_per_s: most_within_a_second(&hops.accounts[RATED].arrivals.borrow()),

@@ -18,6 +18,8 @@ use crate::heading::Heading;
 const FIRST_ATTEMPT_MAX: Duration = Duration::from_millis(1);
 /// A retry comes so much after its time at most, half of them.
 const RETRY_LATE_MAX: Duration = Duration::from_millis(3);
+/// 99 of 100 of both: what they wait for is an event, and the rest is this machine. Whoever looked for work ten times a second would be beyond it.
+const P99_MAX: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_secs(1);
 /// Wake-ups of a shard in a second without mail.
 const WAKEUPS_PER_S_MAX: f64 = 0.5;
@@ -94,6 +96,7 @@ async fn measure(arguments: &EventsArguments) -> Result<bool, Box<dyn std::error
     println!("wake-ups of the shard in {IDLE:?} without mail: {wakeups}");
     let good = at(&first, 0.5) <= FIRST_ATTEMPT_MAX
         && at(&late, 0.5) <= RETRY_LATE_MAX
+        && at(&first, 0.99).max(at(&late, 0.99)) <= P99_MAX
         && wakeups as f64 / IDLE.as_secs_f64() <= WAKEUPS_PER_S_MAX;
     println!("{}", if good { "events: OK" } else { "events: FAILED" });
     Ok(good)
