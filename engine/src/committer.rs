@@ -199,6 +199,8 @@ impl Committer {
             match kind {
                 OpKind::WriteSynced { file, temporary, offset, buffer, bytes, batch: Some(_) } => {
                     let pages = buffer.0.freeze();
+                    // The next batch gathers from here on, beside this one.
+                    self.line.room_was_made();
                     self.remember(Recent { file, offset, pages: pages.clone(), since: now });
                     match self.files.write_synced(file, temporary, offset, pages, bytes) {
                         Ok(write) => {

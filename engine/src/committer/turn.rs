@@ -151,6 +151,23 @@ mod tests {
         });
     }
 
+    /// Those who found the first batch full slept until it was on the disk.
+    #[test]
+    fn the_next_batch_gathers_and_leaves_beside_the_one_that_was_full() {
+        run_with_segments(64, async |shard| {
+            let writers: Vec<_> = (0..8)
+                .map(|_| {
+                    let of_writer = shard.clone();
+                    shard.ring.spawn(async move { write(&of_writer, &Counts::default()).await })
+                })
+                .collect();
+            for writer in writers {
+                writer.await;
+            }
+            assert_eq!(shard.metrics.in_flight_max.get(), 2);
+        });
+    }
+
     #[test]
     fn a_writer_that_goes_while_it_waits_holds_up_nobody() {
         run_with_segments(64, async |shard| {
