@@ -92,6 +92,10 @@ impl Shard {
                 // It says what was gathered, too.
                 if self.recording.gathered.borrow_mut().take(key) {
                     self.queue.borrow_mut().recorded(key);
+                    // A drain may have waited for no more than that.
+                    if self.is_ending() {
+                        self.wake_life();
+                    }
                 }
                 self.append(key, settled);
             }

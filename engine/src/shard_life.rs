@@ -109,8 +109,9 @@ impl Shard {
     fn say_what_drain_waits_for(&self) {
         let queue = self.queue.borrow();
         let (mut attempts, mut at) = (0, Vec::new());
-        for destination in queue.destinations(self.now_ms()).filter(|destination| destination.in_flight > 0) {
-            attempts += destination.in_flight;
+        // The attempts of a site are told by each of its domains, too.
+        for destination in queue.destinations(self.now_ms()).filter(|destination| destination.site.is_none() && destination.in_flight > 0) {
+            attempts += u64::from(destination.in_flight);
             if at.len() < DRAIN_NAMES_MAX {
                 at.push(destination.name);
             }
