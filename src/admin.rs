@@ -162,12 +162,8 @@ async fn ready(State(admin): State<Admin>) -> Response {
 
 /// Why the node is not ready though all of its shards run; `None` if it is.
 fn why_not_ready(stats: &[Option<Vec<(&'static str, u64)>>]) -> Option<&'static str> {
-    let is_closed = |(name, value): &(&str, u64)| *name == "logs_closed" && *value > 0;
-    if stats.iter().flatten().flatten().any(is_closed) {
-        return Some(
-            "a log of the spool cannot be opened for want of a segment: what is in it waits and is not known to commands about the queue, and the \
-             shard whose own it is answers mail with 452",
-        );
+    if all_say(stats, "own_log_closed") {
+        return Some("the logs of the spool cannot be opened for want of segments: new mail gets 452, and what is in them waits");
     }
     if all_say(stats, "spool_reserve") {
         return Some("the disk has no more than spool.min_free_bytes and spool.min_free_inodes left: new mail gets 452");
@@ -304,13 +300,13 @@ mod tests {
         assert!(!all_keep(&[shard(1), shard(0)]) && !all_keep(&[None]) && !all_keep(&[]));
     }
 
-    /// It said that it was ready, while commands about the queue waited for the disk.
+    /// It said that it was ready, while each MAIL got 452.
     #[test]
-    fn a_node_with_a_log_that_cannot_be_opened_is_not_ready() {
-        let shard = |closed| Some(vec![("spool_reserve", 0), ("logs_closed", closed)]);
-        assert_eq!(why_not_ready(&[shard(0), shard(0), None]), None);
-        assert!(why_not_ready(&[shard(0), shard(1)]).is_some_and(|reason| reason.contains("cannot be opened")));
-        let reserve = Some(vec![("spool_reserve", 1), ("logs_closed", 0)]);
+    fn a_node_none_of_whose_logs_can_be_opened_is_not_ready() {
+        let shard = |own_log_closed| Some(vec![("spool_reserve", 0), ("logs_closed", 1), ("own_log_closed", own_log_closed)]);
+        assert_eq!(why_not_ready(&[shard(0), shard(1), None]), None, "it takes mail");
+        assert!(why_not_ready(&[shard(1), shard(1)]).is_some_and(|reason| reason.contains("cannot be opened")));
+        let reserve = Some(vec![("spool_reserve", 1), ("own_log_closed", 0)]);
         assert!(why_not_ready(&[reserve]).is_some_and(|reason| reason.contains("min_free_bytes")));
     }
 

@@ -232,6 +232,7 @@ fn stats(shard: &Shard) -> Vec<(&'static str, u64)> {
         ("reports_waiting", shard.queue.borrow().reports_waiting() as u64),
         ("logs_loading", shard.logs_loading() as u64),
         ("logs_closed", shard.logs_closed() as u64),
+        ("own_log_closed", shard.is_own_log_closed().into()),
         ("mail_log_blocks", shard.waits_for_mail_log().into()),
         ("connections_idle", connections.idle.into()),
         ("pool_created", shard.metrics.connects.get()),

@@ -67,6 +67,11 @@ impl Shard {
         }
     }
 
+    /// The log that takes new mail is one of those.
+    pub(crate) fn is_own_log_closed(&self) -> bool {
+        self.closed_logs.borrow().contains(&self.id)
+    }
+
     /// Logs that cannot be opened now for want of a segment.
     pub(crate) fn logs_closed(&self) -> usize {
         self.closed_logs.borrow().len()
