@@ -28,7 +28,6 @@ mod channels;
 mod complaints;
 mod connection;
 mod eviction;
-mod large_calls;
 mod messages;
 mod refusals;
 mod replicas;
@@ -39,13 +38,12 @@ mod stream;
 use channels::RefusedChannels;
 use complaints::{Complaints, Word};
 use connection::Connection;
-use large_calls::{BEHIND_LARGE, LargeCalls};
 pub use messages::Message;
 use refusals::Refusals;
 use secrets::Secrets;
 pub use secrets::TargetSource;
+use stream::ANSWER_BYTES_MAX;
 pub(crate) use stream::roots_of;
-use stream::{ANSWER_BYTES_MAX, Freight};
 
 /// No call waits longer for its answer (Q17), but for what it carries.
 pub const CALL_DEADLINE: Duration = Duration::from_millis(50);
@@ -61,15 +59,9 @@ const SMALL_BYTES_MAX: usize = 64 * 1024;
 const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
 
 /// One connection, made when it is needed and made anew after a failure.
+#[derive(Default)]
 struct Line {
-    freight: Freight,
     held: tokio::sync::Mutex<Held>,
-}
-
-impl Line {
-    fn of(freight: Freight) -> Line {
-        Line { freight, held: tokio::sync::Mutex::default() }
-    }
 }
 
 #[derive(Default)]
@@ -126,7 +118,6 @@ pub struct Valkey {
     patient: Line,
     /// Waiting for replicas stops whatever comes behind it on a connection.
     replicated: Line,
-    large: LargeCalls,
     circuits: Mutex<Circuits>,
     channels: Mutex<RefusedChannels>,
     /// What the last call came to that failed for want of a sound server.
@@ -164,11 +155,10 @@ impl Valkey {
             target,
             scripts,
             call_deadline,
-            small: Line::of(Freight::Small),
-            bulk: Line::of(Freight::Large),
-            patient: Line::of(Freight::Large),
-            replicated: Line::of(Freight::Small),
-            large: LargeCalls::default(),
+            small: Line::default(),
+            bulk: Line::default(),
+            patient: Line::default(),
+            replicated: Line::default(),
             circuits: Mutex::default(),
             channels: Mutex::default(),
             last_outage: Mutex::default(),
@@ -333,8 +323,6 @@ impl Valkey {
 
     async fn send(&self, line: &Line, slot: Option<Slot>, command: &Cmd, deadline: Duration) -> Result<(u64, Value), ValkeyError> {
         let (number, mut connection) = self.connected(line).await?;
-        let _large = (line.freight == Freight::Large).then(|| self.large.begins());
-        let deadline = self.deadline_beside_large(line, deadline);
         let answer = match timeout(deadline, connection.run(command, slot)).await {
             Err(_) => Err(ValkeyError::Late(deadline)),
             Ok(Err(error)) => Err(ValkeyError::of_client(&error)),
@@ -361,12 +349,6 @@ impl Valkey {
         answer.map(|answer| (number, answer))
     }
 
-    /// What may be late by this node's own doing has more time. Not where Valkey is away already: a probe is to tell soon.
-    fn deadline_beside_large(&self, line: &Line, deadline: Duration) -> Duration {
-        let may_wait = line.freight == Freight::Small && !self.circuits().is_open();
-        if may_wait && self.large.fill_the_line(BootTime::now()) { deadline.max(BEHIND_LARGE) } else { deadline }
-    }
-
     async fn connected(&self, line: &Line) -> Result<(u64, Connection), ValkeyError> {
         let asked_at = BootTime::now();
         let mut held = line.held.lock().await;
@@ -380,7 +362,7 @@ impl Valkey {
             return Err(error.clone());
         }
         let late = || ValkeyError::Unreachable(format!("no connection within {} ms", CONNECT_DEADLINE.as_millis()));
-        let made = timeout(CONNECT_DEADLINE, self.connect(line.freight)).await.unwrap_or_else(|_| Err(late()));
+        let made = timeout(CONNECT_DEADLINE, self.connect()).await.unwrap_or_else(|_| Err(late()));
         self.complaints().connecting(made.as_ref().err());
         let made = made.inspect_err(|error| held.failed = Some((BootTime::now(), error.clone())))?;
         let number = self.counters.connections.fetch_add(1, Ordering::Relaxed) + 1;

@@ -3,7 +3,6 @@
 use std::{
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
-    sync::{Arc, mpsc::sync_channel},
     time::{Duration, Instant},
 };
 
@@ -60,40 +59,6 @@ fn pass_slowly(mut from: TcpStream, mut to: TcpStream, bytes_per_second: usize) 
         }
     }
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
-}
-
-/// A way to the server whose connections all share one line to it, and what that has taken and not yet carried: 256 KiB at most, as routers have it.
-fn shared_way_to(server: u16, bytes_per_second: usize) -> u16 {
-    const PART: usize = 4 << 10;
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let (line, carried) = sync_channel::<(Vec<u8>, Arc<TcpStream>)>((256 << 10) / PART);
-    std::thread::spawn(move || {
-        for (part, to) in carried {
-            std::thread::sleep(Duration::from_secs_f64(part.len() as f64 / bytes_per_second as f64));
-            // Whoever has gone away hears nothing more.
-            let _gone = (&*to).write_all(&part);
-        }
-    });
-    std::thread::spawn(move || {
-        for client in listener.incoming() {
-            let (client, server) = (client.unwrap(), TcpStream::connect(("127.0.0.1", server)).unwrap());
-            server.set_nodelay(true).unwrap();
-            client.set_nodelay(true).unwrap();
-            let (mut from_client, mut to_client, to_server) = (client.try_clone().unwrap(), client, Arc::new(server));
-            let (mut from_server, line) = (to_server.try_clone().unwrap(), line.clone());
-            // Answers have a way of their own.
-            std::thread::spawn(move || drop(std::io::copy(&mut from_server, &mut to_client)));
-            std::thread::spawn(move || {
-                let mut part = vec![0; PART];
-                while let Ok(bytes @ 1..) = from_client.read(&mut part) {
-                    line.send((part[..bytes].to_vec(), to_server.clone())).unwrap();
-                }
-                let _ended = to_server.shutdown(Shutdown::Both);
-            });
-        }
-    });
-    port
 }
 
 /// Content that does not shrink.
@@ -182,45 +147,6 @@ fn an_item_that_came_to_nothing_has_more_time_and_small_calls_do_not_wait_for_it
         assert!(small < Duration::from_millis(100), "{small:?}");
         assert_eq!(valkey.time_of_call(512 << 10, tries), (Duration::from_millis(50) + Duration::from_micros(62_500)) * 4u32.pow(tries));
         assert_eq!(valkey.time_of_call(25 << 20, 9), Duration::from_secs(60), "it is bounded");
-    });
-}
-
-/// A node took Valkey for away, and led no longer, while its own large items filled a line of 10 Mbit/s: each of its small calls stood behind them in the
-/// network for longer than the 50 ms that it had.
-#[test]
-fn behind_the_nodes_own_large_items_small_calls_have_the_time_that_the_line_takes() {
-    let server = Server::start(Durability::None);
-    let way = shared_way_to(server.port(), 1_250_000);
-    let valkey = Valkey::new(Target::parse(&format!("valkey://127.0.0.1:{way}"), None, None).unwrap());
-    let (bounds, me) = (QueueBounds { partitions: 1, capacity: 1000, dead_max: 100 }, Incarnation::new("n1".parse().unwrap(), 7));
-    let queue = WorkQueue::new(valkey, keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap();
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-        let began = Instant::now();
-        while queue.known(0, &["other"]).await.is_err() {
-            assert!(began.elapsed() < PATIENCE, "no call is in time");
-        }
-        let items = [item("large", noise(2 << 20))];
-        let large = queue.enqueue_again(0, &items, 2);
-        tokio::pin!(large);
-        let (mut answered, mut failed) = (Vec::new(), Vec::new());
-        let answer = loop {
-            let began = Instant::now();
-            tokio::select! {
-                answer = &mut large => break answer,
-                small = queue.known(0, &["other"]) => match small {
-                    Ok(_) => answered.push(began.elapsed()),
-                    Err(reason) => {
-                        failed.push(reason);
-                        tokio::task::yield_now().await;
-                    }
-                },
-            }
-        };
-        assert_eq!(answer.map(|(_, answers)| answers), Ok(vec![Enqueued::Added]));
-        let behind = answered.iter().filter(|time| **time > Duration::from_millis(100)).count();
-        assert!(behind >= 3, "none stood behind it: {answered:?} {failed:?}");
-        // A machine that stands still can make one late all the same.
-        assert!(failed.len() <= 1, "Valkey was there all the time: {failed:?}");
     });
 }
 

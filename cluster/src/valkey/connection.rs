@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     Valkey, eviction, random_u64,
-    stream::{ANSWER_BYTES_MAX, Freight, Stream, UNCONFIRMED_MAX},
+    stream::{ANSWER_BYTES_MAX, Stream, UNCONFIRMED_MAX},
 };
 use crate::{
     target::{Place, Target},
@@ -68,8 +68,8 @@ impl Drop for Driver {
 }
 
 impl Metered {
-    async fn open(info: &ConnectionInfo, ca: Option<&[u8]>, freight: Freight) -> RedisResult<Metered> {
-        let stream = Stream::open(info, ca, &ANSWER_BYTES_MAX, freight).await?;
+    async fn open(info: &ConnectionInfo, ca: Option<&[u8]>) -> RedisResult<Metered> {
+        let stream = Stream::open(info, ca, &ANSWER_BYTES_MAX).await?;
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let (calls, driver) = MultiplexedConnection::new_with_config(info.redis_settings(), stream, config).await?;
         let driver = Driver(tokio::spawn(driver).abort_handle());
@@ -111,14 +111,13 @@ impl Connect for Metered {
                 return Ok(Metered { calls, _driver: None });
             }
             let late = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
-            timeout(SERVER_CONNECT_DEADLINE, Metered::open(&info, None, Freight::Small)).await.map_err(late)?
+            timeout(SERVER_CONNECT_DEADLINE, Metered::open(&info, None)).await.map_err(late)?
         })
     }
 }
 
 impl Valkey {
-    /// `freight` is of a server alone: the client of a cluster makes its connections by itself.
-    pub(super) async fn connect(&self, freight: Freight) -> Result<Connection, ValkeyError> {
+    pub(super) async fn connect(&self) -> Result<Connection, ValkeyError> {
         let failed = |error: RedisError| ValkeyError::of_client(&error);
         let target = self.target_now().await;
         let mut connection = match &target.place {
@@ -136,7 +135,7 @@ impl Valkey {
                 Connection::Cluster(client.get_async_generic_connection().await.map_err(failed)?)
             }
             Place::Single(_) | Place::Sentinel { .. } => {
-                Connection::One(Metered::open(&server(&target).await?, target.ca(), freight).await.map_err(failed)?)
+                Connection::One(Metered::open(&server(&target).await?, target.ca()).await.map_err(failed)?)
             }
         };
         eviction::refuse(&mut connection).await?;

@@ -13,7 +13,7 @@ use super::{
     CONNECT_DEADLINE, Valkey,
     connection::server,
     random_u64,
-    stream::{Freight, MESSAGE_BYTES_MAX, Stream},
+    stream::{MESSAGE_BYTES_MAX, Stream},
 };
 use crate::{breaker::GAP_MAX, valkey_error::ValkeyError};
 
@@ -66,7 +66,7 @@ impl Valkey {
         let connect = async {
             let target = self.target_now().await;
             let server = server(&target).await?;
-            let stream = Stream::open(&server, target.ca(), &MESSAGE_BYTES_MAX, Freight::Small).await;
+            let stream = Stream::open(&server, target.ca(), &MESSAGE_BYTES_MAX).await;
             let stream = stream.map_err(|error| ValkeyError::of_client(&error.into()))?;
             let mut connection = PubSub::new(server.redis_settings(), stream).await.map_err(|error| ValkeyError::of_client(&error))?;
             let is_allowed = match connection.subscribe(channels).await.map_err(|error| ValkeyError::of_client(&error)) {

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    net::SocketAddr,
     pin::Pin,
     sync::atomic::{AtomicUsize, Ordering},
     task::{Context, Poll, ready},
@@ -16,7 +15,7 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpSocket, TcpStream, lookup_host},
+    net::{TcpStream, lookup_host},
     task::JoinSet,
 };
 use tokio_rustls::TlsConnector;
@@ -26,9 +25,6 @@ use super::reply_meter::{ReplyMeter, TooLong};
 /// What is sent is given up when the other end has not confirmed for so long that it came. A call that is cut off on its way would else be
 /// carried out when the network is whole again, up to two minutes later: mail would come into the queue that its owner has delivered by then.
 pub(super) const UNCONFIRMED_MAX: Duration = Duration::from_secs(1);
-/// Of a connection that carries much, on its way at a time, each way: what the network has to hold before it, and small calls of other connections behind
-/// it. On a line of 10 Mbit/s that is a fifth of a second; where an answer takes 30 ms to come it carries 8 MiB/s.
-const IN_FLIGHT_BYTES: u32 = 256 * 1024;
 /// The longest reply to a call, in bytes: an item with the largest content that is shared, twice. Callers that want more raise it.
 pub(super) static ANSWER_BYTES_MAX: AtomicUsize = AtomicUsize::new(8 * 1024 * 1024);
 /// The longest message: one that says of a whole call's items that they are completed has some 50 KiB.
@@ -36,15 +32,6 @@ pub(super) static MESSAGE_BYTES_MAX: AtomicUsize = AtomicUsize::new(1024 * 1024)
 
 trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
-
-/// What a connection is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Freight {
-    /// Calls, or messages, that are answered at once.
-    Small,
-    /// Items of some megabytes. Those of a call that nobody waits for any more are not sent to their end: closing discards them.
-    Large,
-}
 
 /// A connection that breaks when a reply is longer than its bound.
 pub(super) struct Stream {
@@ -55,17 +42,12 @@ pub(super) struct Stream {
 
 impl Stream {
     /// Connects to the first address of a server that takes it. `ca`: PEM that its certificate must lead to, else the system's authorities.
-    pub async fn open(
-        info: &ConnectionInfo,
-        ca: Option<&[u8]>,
-        reply_bytes_max: &'static AtomicUsize,
-        freight: Freight,
-    ) -> io::Result<Stream> {
+    pub async fn open(info: &ConnectionInfo, ca: Option<&[u8]>, reply_bytes_max: &'static AtomicUsize) -> io::Result<Stream> {
         let transport: Box<dyn Transport> = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => Box::new(tcp(host, *port, freight).await?),
+            ConnectionAddr::Tcp(host, port) => Box::new(tcp(host, *port).await?),
             ConnectionAddr::TcpTls { host, port, .. } => {
                 let (connector, name) = (connector(ca)?, ServerName::try_from(host.clone()).map_err(io::Error::other)?);
-                Box::new(connector.connect(name, tcp(host, *port, freight).await?).await?)
+                Box::new(connector.connect(name, tcp(host, *port).await?).await?)
             }
             other => return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{other} is no address of a host"))),
         };
@@ -73,9 +55,9 @@ impl Stream {
     }
 }
 
-async fn tcp(host: &str, port: u16, freight: Freight) -> io::Result<TcpStream> {
+async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut attempts = JoinSet::new();
-    lookup_host((host, port)).await?.for_each(|address| drop(attempts.spawn(attempt(address, freight))));
+    lookup_host((host, port)).await?.for_each(|address| drop(attempts.spawn(TcpStream::connect(address))));
     let mut made = Err(io::Error::new(io::ErrorKind::NotFound, "the host has no address"));
     while let Some(Ok(attempt)) = attempts.join_next().await {
         made = attempt;
@@ -89,17 +71,6 @@ async fn tcp(host: &str, port: u16, freight: Freight) -> io::Result<TcpStream> {
     let unconfirmed_ms = u32::try_from(UNCONFIRMED_MAX.as_millis()).expect("a second");
     rustix::net::sockopt::set_tcp_user_timeout(&stream, unconfirmed_ms)?;
     Ok(stream)
-}
-
-async fn attempt(address: SocketAddr, freight: Freight) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if freight == Freight::Large {
-        // Before it connects: what it takes at a time is settled then.
-        socket.set_send_buffer_size(IN_FLIGHT_BYTES / 2)?;
-        socket.set_recv_buffer_size(IN_FLIGHT_BYTES / 2)?;
-        socket.set_zero_linger()?;
-    }
-    socket.connect(address).await
 }
 
 /// The authorities of a PEM file. Fails with a sentence that goes on after the file's name where there is none, or one that is not to be read.
@@ -163,7 +134,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_sends_at_once_and_gives_up_what_nobody_confirms() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (stream, _) = tokio::join!(tcp("127.0.0.1", listener.local_addr().unwrap().port(), Freight::Small), listener.accept());
+        let (stream, _) = tokio::join!(tcp("127.0.0.1", listener.local_addr().unwrap().port()), listener.accept());
         let stream = stream.unwrap();
         assert!(stream.nodelay().unwrap());
         assert_eq!(rustix::net::sockopt::tcp_user_timeout(&stream).unwrap(), 1000);
@@ -174,7 +145,7 @@ mod tests {
         static BYTES_MAX: AtomicUsize = AtomicUsize::new(100);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let info = format!("redis://{}", listener.local_addr().unwrap()).into_connection_info().unwrap();
-        let (stream, peer) = tokio::join!(Stream::open(&info, None, &BYTES_MAX, Freight::Small), listener.accept());
+        let (stream, peer) = tokio::join!(Stream::open(&info, None, &BYTES_MAX), listener.accept());
         peer.unwrap().0.try_write(b"+OK\r\n$101\r\n").unwrap();
         let error = stream.unwrap().read_to_end(&mut Vec::new()).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
