@@ -28,9 +28,12 @@ impl RecallWait {
 
     /// Whether it is over, by one more look.
     pub fn is_over(&mut self, offers: &Offers, now: BootTime) -> bool {
-        if self.seen != offers.on_the_way_back() {
-            *self = RecallWait::new(offers, now);
+        let (before, seen) = (self.seen, offers.on_the_way_back());
+        // What other shards tell of moves nothing: each would have the others begin anew.
+        if seen.0 < before.0 || seen.1 != before.1 {
+            self.changed_at = now;
         }
+        self.seen = seen;
         offers.takes_recalls() || now.since(self.changed_at) >= 2 * offers.bounds.reconcile_every
     }
 }
@@ -143,8 +146,13 @@ mod tests {
         (0..RECALLED_MAX).for_each(|number| offers.recalled(&format!("wanted-{number}")));
         let mut wait = RecallWait::new(&offers, at(1));
         assert!([1, 11, 20].iter().all(|now| !wait.is_over(&offers, at(*now))));
-        // One more, of another shard that waited no longer.
-        offers.recalled("another");
+        let mut another = wait;
+        // Those of another shard that waited no longer.
+        (0..512).for_each(|number| offers.recalled(&format!("another-{number}")));
+        assert!(!another.is_over(&offers, at(20)) && another.is_over(&offers, at(21)));
+        // What has left is out now.
+        let Some(Todo::Withdraw(ids)) = offers.poll(at(20)) else { panic!("nothing is withdrawn") };
+        offers.withdrawn(&ids[0], true);
         assert!(!wait.is_over(&offers, at(20)) && !wait.is_over(&offers, at(39)) && wait.is_over(&offers, at(40)));
         // With room there is nothing to wait for.
         assert!(RecallWait::new(&Offers::new(SAMPLE_BOUNDS, true, at(0)), at(1)).is_over(&Offers::new(SAMPLE_BOUNDS, true, at(0)), at(1)));
