@@ -212,6 +212,7 @@ impl Agent {
 
     /// One of [`COUNTERS`](crate::handle::COUNTERS).
     fn count(&self, counter: &str) {
+        debug_assert!(crate::handle::COUNTERS.contains(&counter), "{counter} is exported from 0 on");
         *self.handle.known().counters.entry(counter.to_owned()).or_default() += 1;
     }
 

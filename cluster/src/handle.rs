@@ -29,7 +29,7 @@ pub(crate) enum Command {
 
 /// What [`ClusterStats::counters`] counts, events of this node's life in the cluster: docs/cluster.md says of each what it is. One that has not
 /// come yet is exported as 0.
-pub const COUNTERS: [&str; 17] = [
+pub const COUNTERS: [&str; 18] = [
     "nodes_joined",
     "nodes_left",
     "health_changes",
@@ -46,6 +46,7 @@ pub const COUNTERS: [&str; 17] = [
     "heartbeats_withheld",
     "configs_applied",
     "configs_refused",
+    "configs_put_off",
     "configs_not_ours",
 ];
 
