@@ -589,6 +589,20 @@ fn a_slow_senders_content_is_not_taken_before_it_is_there() {
     assert_eq!((report.acknowledged, report.unknown, errors.of(ErrorKind::OutOfOrder)), (0, 1, 1), "{report:?} {errors:?}");
 }
 
+/// What happened: QUIT went out behind the dot in steps of its own, and the 250 that came between two of them was taken for one to a content
+/// that had not been sent.
+#[test]
+fn a_reply_between_the_dot_and_the_end_of_quit_is_one_to_the_content() {
+    let sink = Sink::start(SinkOptions::new(loopback(), core())).unwrap();
+    // 5 octets at a time: one step at least ends behind the dot and before the end of QUIT, which has 6.
+    let ran = load(sink.address, |o| {
+        (o.sessions, o.messages, o.per_connection, o.bytes_per_s) = (1, Some(1), Some(1), Some(100));
+        o.content = ContentKind::Text(Sizes::fixed(1));
+    });
+    let (report, errors) = (&ran.report, &ran.measurement.totals().errors);
+    assert_eq!((report.acknowledged, report.unknown, errors.total()), (1, 0, 0), "{report:?} {errors:?}");
+}
+
 /// What happened: mail for addresses beyond ASCII was sent to servers that do not announce SMTPUTF8.
 #[test]
 fn a_load_that_its_server_cannot_be_sent_ends_at_once_and_says_why() {

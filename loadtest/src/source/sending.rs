@@ -22,7 +22,7 @@ const FLUSHED_BYTES_MIN: usize = 64 << 10;
 pub(super) struct Queued {
     octets: u64,
     content_end: u64,
-    /// A reply came while a slow sender's content was on its way.
+    /// A reply came while a slow sender's content was on its way, and its end was still to be sent.
     heard_early: bool,
 }
 
@@ -86,8 +86,10 @@ pub(super) async fn send(
     queued.add(bytes + slow.len(), content_end);
     if let Some(pace) = pace {
         let mut rest = slow.as_slice();
-        let is_content = content_end.is_some() && client.awaits_content_reply();
-        let sent = send_slowly(core, conn, &mut rest, pace, deadline, || queued.heard_early |= is_content && conn.unread_bytes() > 0).await;
+        // Between the dot and the end of QUIT a reply is a rightful one.
+        let early_before = content_end.filter(|_| client.awaits_content_reply()).unwrap_or(0);
+        let listen = |left: usize| queued.heard_early |= left < early_before && conn.unread_bytes() > 0;
+        let sent = send_slowly(core, conn, &mut rest, pace, deadline, listen).await;
         // Nothing but QUIT stands behind a slow sender's content.
         if content_end.is_some() && rest.len() > b"QUIT\r\n".len() {
             client.content_stays();
@@ -101,15 +103,17 @@ pub(super) async fn send(
     Ok(())
 }
 
-/// Sends in steps, `before` each of which the caller may look, and takes off `octets` what was sent; it is over when the last octet has left, or nothing is waited for any more: then [`io::ErrorKind::Other`].
+/// Sends in steps and takes off `octets` what was sent; it is over when the last octet has left, or nothing is waited for any more: then
+/// [`io::ErrorKind::Other`]. `before` each step the caller may look, and is told how many of the octets have left.
 async fn send_slowly(
     core: &Core,
     conn: &Conn,
     octets: &mut &[u8],
     pace: &mut Pace,
     deadline: &Deadline,
-    mut before: impl FnMut(),
+    mut before: impl FnMut(usize),
 ) -> io::Result<()> {
+    let all = octets.len();
     while let Some(step) = pace.step(octets, Instant::now()) {
         match step {
             Step::Wait(until) => {
@@ -123,7 +127,7 @@ async fn send_slowly(
                 }
             }
             Step::Send(part) => {
-                before();
+                before(all - octets.len() - part.len());
                 conn.send(part.to_vec())?;
             }
         }
