@@ -315,9 +315,18 @@ impl RunResult {
         self.phases.get(&Phase::Transaction).map_or(0, |summary| summary.count)
     }
 
+    /// Was it a load of connections without mail: `idle`, `slowloris`, `churn`?
+    pub fn is_of_connections(&self) -> bool {
+        self.settings["connections"].is_object()
+    }
+
     /// Transactions that were begun and failed: refused, or the connection ended before the reply. One that went to some of its recipients did
-    /// not. Results written before have no fates: of them what is known are their errors.
+    /// not. Results written before have no fates: of them what is known are their errors. Of connections that are held those failed that were
+    /// not greeted; that the server closed some is an error by its kind and its right.
     pub fn transactions_failed(&self) -> u64 {
+        if self.is_of_connections() {
+            return self.fates.unsent;
+        }
         match self.fates.refused + self.fates.unknown + self.fates.unsent {
             0 if self.fates == Fates::default() => self.errors.total(),
             failed => failed,

@@ -85,3 +85,66 @@ pub(super) fn result(options: &ConnectionsOptions, report: &ConnectionsReport, m
     };
     RunResult::new(measurement, facts)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        compare::{
+            comparison::{Verdict, compare},
+            thresholds::Thresholds,
+        },
+        error_kind::ErrorKind,
+        measurement::Recorder,
+        phase::Phase,
+    };
+
+    /// Of 1000 connections that were greeted after a millisecond, of which the server closed some.
+    fn slowloris(closed: u64, failed: u64) -> RunResult {
+        let options = ConnectionsOptions {
+            to: ([127, 0, 0, 1], 25).into(),
+            cores: vec![0],
+            connections: 1000,
+            duration: Duration::from_secs(10),
+            mode: Mode::Slowloris { octet_every: Duration::from_secs(1), in_content: false },
+            addresses: Vec::new(),
+            timeout: Duration::from_secs(10),
+        };
+        let report = ConnectionsReport { greeted: 1000 - failed, failed, closed_by_server: closed, ..ConnectionsReport::default() };
+        let mut recorder = Recorder::new();
+        (0..1000).for_each(|_| recorder.sent());
+        for _ in 0..report.greeted {
+            recorder.acknowledged(0);
+            recorder.record_ns(Phase::Transaction, 1_000_000);
+        }
+        (0..closed + failed).for_each(|_| recorder.error(ErrorKind::Reply(421)));
+        let mut measurement = Measurement::new();
+        measurement.add(0, &recorder.take(0, report.greeted));
+        let facts = Facts {
+            name: "slowloris".into(),
+            started: SystemTime::UNIX_EPOCH,
+            lasted_s: 10.0,
+            failures: Vec::new(),
+            interrupted: false,
+            server_cpu_s: None,
+            server_cores: None,
+            server_memory_before: None,
+            machine: Machine::default(),
+        };
+        result(&options, &report, measurement, facts)
+    }
+
+    /// What happened: where no connection had failed the result was taken for one that was written before there were fates, and each that the
+    /// server closed, as is its right, for one that had failed.
+    #[test]
+    fn connections_that_the_server_closed_have_not_failed() {
+        let (none, some, failed) = (slowloris(0, 0), slowloris(100, 0), slowloris(100, 50));
+        assert_eq!((some.errors.total(), some.transactions_failed()), (100, 0));
+        let verdict =
+            |a: &RunResult, b: &RunResult| compare(std::slice::from_ref(a), std::slice::from_ref(b), &Thresholds::default()).verdict;
+        assert_eq!((verdict(&none, &some), verdict(&some, &none)), (Verdict::Same, Verdict::Same));
+        assert_eq!((failed.transactions_failed(), verdict(&some, &failed)), (50, Verdict::Regressed));
+    }
+}

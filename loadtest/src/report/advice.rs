@@ -72,7 +72,7 @@ pub struct Advice {
 
 /// Judges a run.
 pub fn advise(run: &RunResult) -> Advice {
-    if run.settings["connections"].is_object() {
+    if run.is_of_connections() {
         let text = "Connections without mail: there is no pace of messages to explain.".to_owned();
         return Advice { bottleneck: Bottleneck::Nothing, sentences: vec![text], capacity: None };
     }
