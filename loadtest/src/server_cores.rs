@@ -1,7 +1,7 @@
 //! The cores of a server that runs already: those that the threads may use which do its work.
 //!
 //! A server that pins its workers has other threads beside them, which may run anywhere and do next to nothing. So the cores that count are
-//! those of the busiest threads.
+//! those of the busiest threads, and of those that are pinned to a single one: a worker without a session has its core, too.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -52,17 +52,17 @@ impl ThreadTimes {
     }
 }
 
-/// Cores of the threads that have nine tenths of all CPU time, the busiest first; of all of them where none has any.
+/// Cores of the threads that have nine tenths of all CPU time, the busiest first, and of each that may use one core only; of all of them where
+/// none has any time.
 fn cores_of_busiest(mut used: Vec<(u64, Vec<usize>)>) -> Option<u32> {
     used.sort_by_key(|&(ticks, _)| std::cmp::Reverse(ticks));
     let enough = used.iter().map(|(ticks, _)| ticks).sum::<u64>() as f64 * BUSIEST_SHARE;
     let (mut sum, mut cores) = (0, BTreeSet::new());
     for (ticks, of_thread) in used {
-        if enough > 0.0 && sum as f64 >= enough {
-            break;
+        if enough == 0.0 || (sum as f64) < enough || of_thread.len() == 1 {
+            cores.extend(of_thread);
         }
         sum += ticks;
-        cores.extend(of_thread);
     }
     u32::try_from(cores.len()).ok().filter(|&count| count > 0)
 }
@@ -104,6 +104,14 @@ mod tests {
         // Where nobody did anything all may.
         assert_eq!(cores_of_busiest(vec![(0, vec![0]), (0, vec![0, 1])]), Some(2));
         assert_eq!(cores_of_busiest(vec![]), None);
+    }
+
+    /// What happened: of an engine with four shards, of which one had all the sessions, the cores were one.
+    #[test]
+    fn a_worker_that_waits_on_a_core_of_its_own_has_that_core() {
+        let shards = [(96, vec![0]), (0, vec![1]), (0, vec![2]), (0, vec![3])];
+        let beside = |cores: Vec<usize>| cores_of_busiest(shards.iter().cloned().chain([(4, cores)]).collect());
+        assert_eq!((beside(vec![0, 1, 2, 3]), beside((0..8).collect())), (Some(4), Some(4)));
     }
 
     #[test]

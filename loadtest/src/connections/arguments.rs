@@ -49,7 +49,8 @@ pub struct Common {
     /// Process of the server, when it is on this machine: memory and CPU of it and of all processes below it are measured.
     #[arg(long)]
     pub server_pid: Option<u32>,
-    /// Its cores: 0,1 or 0-3. Default: those that the threads may use which do nine tenths of its work.
+    /// Its cores: 0,1 or 0-3. Default: those that the threads may use which do nine tenths of its work, and
+    /// each that one may not leave.
     #[arg(long, requires = "server_pid", value_parser = parse_core_list, value_name = "CORES")]
     pub server_cores: Option<Cores>,
     /// Write the result as JSON, in place of a file that has this name; a connection that was greeted counts as a message there, and its opening

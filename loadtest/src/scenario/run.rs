@@ -57,7 +57,8 @@ pub struct RunArguments {
     /// the result has its version instead of its banner.
     #[arg(long, requires = "to", help_heading = "Server")]
     pub server_pid: Option<u32>,
-    /// With --server-pid: its cores, 0,1 or 0-3. Default: those that the threads may use which do nine tenths of its work.
+    /// With --server-pid: its cores, 0,1 or 0-3. Default: those that the threads may use which do nine tenths of its work, and
+    /// each that one may not leave.
     #[arg(long, requires = "server_pid", value_parser = parse_core_list, value_name = "CORES", help_heading = "Server")]
     pub server_cores: Option<Cores>,
     /// With --to: the control socket of an engine of ours. Its counters before and after each run are in the result, and the advice rests on

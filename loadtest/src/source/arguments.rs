@@ -135,7 +135,8 @@ pub struct SourceArguments {
     /// Process of the server, when it is on this machine: CPU and memory of it and of all processes below it are measured.
     #[arg(long, help_heading = "Results")]
     pub server_pid: Option<u32>,
-    /// Its cores: 0,1 or 0-3. Default: those that the threads may use which do nine tenths of its work.
+    /// Its cores: 0,1 or 0-3. Default: those that the threads may use which do nine tenths of its work, and
+    /// each that one may not leave.
     #[arg(long, requires = "server_pid", value_parser = parse_core_list, value_name = "CORES", help_heading = "Results")]
     pub server_cores: Option<Cores>,
     /// Name in the result.
