@@ -488,6 +488,13 @@ fn an_engine_that_runs_says_what_it_is_and_its_counters() {
     // The first was whether it answers.
     assert_eq!((code, result.initial_metrics["accepted"], result.final_metrics["accepted"]), (Some(0), 2.0, 3.0), "{said}");
     assert!(!result.machine.engine.starts_with("ringpost-load "), "it is not known to be what lies beside: {}", result.machine.engine);
+    // What happened: where nothing was known of it before the run what it had counted in all its life was the run's.
+    std::fs::remove_file(path("asked")).unwrap();
+    answers(&format!("{stats}; [ $(wc -l < {}/asked) != 2 ]", path("")));
+    let (code, said, result) = run(&["--control", "/its/socket"]);
+    let result = result.unwrap();
+    assert_eq!((code, result.initial_metrics.len(), result.final_metrics.len()), (Some(0), 0, 0), "{said}");
+    assert_eq!(std::fs::read_to_string(path("asked")).unwrap(), "\n\n\n", "it was asked three times");
     answers("echo 'the engine is not running' >&2; exit 69");
     let (code, said, _) = run(&["--control", "/its/socket"]);
     assert!(code == Some(69) && said.contains("--control /its/socket: the engine is not running"), "{said}");

@@ -184,7 +184,7 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
         }),
         _ => None,
     };
-    let final_metrics = under_test.counters();
+    let final_metrics = under_test.counters_since(&initial_metrics);
     let mut failures = judge(scenario, &ran, &deliveries);
     failures.extend(in_background.iter().flat_map(|fared| fared.failures(&scenario.expect)));
     failures.extend(under_test.end().filter(|failure| !deliveries.failures.contains(failure)));

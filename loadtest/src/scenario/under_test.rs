@@ -85,6 +85,12 @@ impl UnderTest {
         }
     }
 
+    /// Its counters after a run, where `initial` were those before: of an engine that runs elsewhere none, where they say nothing of the run.
+    pub(super) fn counters_since(&self, initial: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
+        let counters = self.counters();
+        if self.foreign.is_none() || are_of_one_life(initial, &counters) { counters } else { BTreeMap::new() }
+    }
+
     /// CPU time of all processes it was.
     pub(super) fn cpu(&self) -> Option<Duration> {
         let gone = *self.cpu_gone.lock().unwrap_or_else(PoisonError::into_inner);
@@ -142,6 +148,13 @@ impl UnderTest {
             Err(error) => Some(error.to_string()),
         }
     }
+}
+
+/// Do counters after a run tell with those before what the run changed? Without those before they are of the engine's whole life, and where
+/// it has accepted less than before it was started again.
+fn are_of_one_life(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) -> bool {
+    let accepted = |counters: &BTreeMap<String, f64>| counters.get("accepted").copied().unwrap_or(0.0);
+    !before.is_empty() && accepted(before) <= accepted(after)
 }
 
 /// Asks the engine whether it takes the settings of a scenario, which is not started; `place` holds what that needs for a moment.
@@ -203,6 +216,15 @@ pub(super) fn hold(engine: &Mutex<EngineProcess>) -> MutexGuard<'_, EngineProces
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counters_say_something_of_a_run_with_those_before_it_and_where_nobody_started_the_engine_again() {
+        let counters = |accepted: f64| BTreeMap::from([("accepted".to_owned(), accepted)]);
+        assert!(are_of_one_life(&counters(7.0), &counters(10.0)));
+        assert!(are_of_one_life(&counters(0.0), &counters(0.0)));
+        assert!(!are_of_one_life(&counters(7.0), &counters(6.0)));
+        assert!(!are_of_one_life(&BTreeMap::new(), &counters(10.0)));
+    }
 
     /// What happened: the last lines of a killed engine's log were one with `\n` in it, and behind them stood that there was no such process.
     #[test]
