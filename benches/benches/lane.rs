@@ -2,7 +2,7 @@
 //! in batches of 32 under 10 ns. Threads that sleep whenever they find nothing pay a futex call and a switch for each batch; one
 //! such wake takes 3 to 50 us.
 //!
-//! `cargo bench -p ringpost-lane`; both threads want a core of their own. Under `cargo test` the sizes are small.
+//! `cargo bench -p ringpost-benches --bench lane`; both threads want a core of their own. Under `cargo test` the sizes are small.
 
 use std::pin::pin;
 use std::sync::Arc;

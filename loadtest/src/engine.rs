@@ -60,7 +60,7 @@ pub fn find_binary(given: Option<&Path>) -> Result<PathBuf, String> {
         Some(path) => path.to_path_buf(),
         None => std::env::current_exe().map_err(|error| format!("this program's own path: {error}"))?.with_file_name("ringpost"),
     };
-    let hint = "build it with `cargo build --release`, or say --engine PATH, or --to HOST:PORT for a server that runs";
+    let hint = "build it with `cargo build --release -p ringpost`, or say --engine PATH, or --to HOST:PORT for a server that runs";
     let nothing = |reason: &dyn std::fmt::Display| format!("no engine at {}: {reason}; {hint}", path.display());
     let found = path.canonicalize().map_err(|error| nothing(&error))?;
     let known = found.metadata().map_err(|error| nothing(&error))?;
