@@ -44,6 +44,14 @@ fn bench_floor(stubs: &[(&str, &str)]) -> String {
     said
 }
 
+/// What happened: without Postfix `./dev bench floor` ended, though it promises to go on without it.
+#[test]
+fn without_postfix_floor_and_engine_are_measured_as_who_calls() {
+    let said = bench_floor(&[("sudo", SUDO), ("apt-get", "exit 100")]);
+    assert!(said.contains("it is left out"), "{said}");
+    assert!(said.contains("| user caller | folder /the/disk"), "{said}");
+}
+
 /// What happened: through sudo the rigs forgot `RINGPOST_RIG_FOLDER` and measured another disk.
 #[test]
 fn the_folder_of_the_rigs_is_known_behind_sudo() {
