@@ -8,7 +8,6 @@
 use std::fs;
 use std::io::PipeWriter;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -50,7 +49,7 @@ impl Server {
                 let (ended, end) = std::io::pipe().expect("descriptors are left");
                 let serve = move || {
                     let server = FloorServer::new(&options).expect("the ring and the disk work");
-                    server.run(&listener, ended.as_raw_fd()).expect("the floor serves")
+                    server.run(&listener, ended, std::io::sink()).expect("the floor serves")
                 };
                 Self::Floor(address, end, thread::spawn(serve))
             }

@@ -1,7 +1,11 @@
-//! `ringpost-floor`: the floor as a process. It serves until its standard input ends, then prints what it did as one JSON object.
+//! `ringpost-floor`: the floor as a process. It serves until its standard input ends, then prints what it did as one JSON object on a
+//! line; and what it did so far for each line that it reads.
 #![forbid(unsafe_code)]
 
+use std::fs::File;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use ringpost_floor::server::{Options, Server};
@@ -41,7 +45,9 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::new(&options)?;
     // Whoever can connect is served at once.
     let listener = TcpListener::bind(listen)?;
-    let counts = server.run(&listener, 0)?;
+    // Unbuffered: what was read ahead would wait for the next line to make the descriptor readable.
+    let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let counts = server.run(&listener, input, io::stdout())?;
     println!("{}", counts.json());
     Ok(())
 }

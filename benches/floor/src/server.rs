@@ -1,7 +1,7 @@
 //! The floor's one loop: take all completions, feed clients, begin batches, send what is ready, one system call, again.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
@@ -87,18 +87,20 @@ impl Server {
         })
     }
 
-    /// Serves until `input` becomes readable or ends. Fails at the first failure of disk or next hop.
-    pub fn run(mut self, listener: &TcpListener, input: RawFd) -> io::Result<Counts> {
+    /// Serves until `input` ends; for each line of it `output` gets what was done so far, as one JSON object on a line, and whoever asks
+    /// reads it before asking again. Fails at the first failure of disk, next hop or these two.
+    pub fn run(mut self, listener: &TcpListener, mut input: impl Read + AsRawFd, mut output: impl Write) -> io::Result<Counts> {
         self.kernel.accept(listener.as_raw_fd());
-        self.kernel.readable(input);
+        self.kernel.readable(input.as_raw_fd());
         let mut completions = Vec::new();
         loop {
             self.kernel.turn(&mut completions)?;
             for completion in &completions {
-                if completion.kind == Kind::Input {
+                if completion.kind != Kind::Input {
+                    self.completed(completion, listener)?;
+                } else if !self.answer(&mut input, &mut output)? {
                     return Ok(self.counts());
                 }
-                self.completed(completion, listener)?;
             }
             self.acknowledge();
             self.log.begin(&mut self.kernel);
@@ -108,6 +110,23 @@ impl Server {
             }
             self.send_replies();
         }
+    }
+
+    /// Tells what was done to whoever asked; false at the end of `input`, which is readable.
+    fn answer(&mut self, input: &mut (impl Read + AsRawFd), output: &mut impl Write) -> io::Result<bool> {
+        let mut asked = [0; 64];
+        let bytes = input.read(&mut asked)?;
+        self.kernel.calls += 1;
+        if bytes == 0 {
+            return Ok(false);
+        }
+        for _line in asked[..bytes].iter().filter(|byte| **byte == b'\n') {
+            writeln!(output, "{}", self.counts().json())?;
+            output.flush()?;
+            self.kernel.calls += 1;
+        }
+        self.kernel.readable(input.as_raw_fd());
+        Ok(true)
     }
 
     fn counts(&self) -> Counts {

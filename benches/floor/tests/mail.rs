@@ -1,9 +1,9 @@
 //! Real mail through the floor: what is acknowledged arrives whole.
 
-use std::io::PipeWriter;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::io::{self, BufRead, BufReader, PipeWriter, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use ringpost_loadtest::sink::Sink;
 use ringpost_loadtest::source::SourceOptions;
 use ringpost_tools::disk::Disk;
 use ringpost_tools::flushes::flushed_before_250;
+use ringpost_tools::machine::free_port;
 use ringpost_tools::traffic::{Sent, next_hop, texts};
 use ringpost_tools::volume::{Volume, fresh_ext4, must_be_possible};
 
@@ -28,7 +29,7 @@ impl Floor {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (ended, end) = std::io::pipe().unwrap();
-        let thread = thread::spawn(move || Server::new(&options).unwrap().run(&listener, ended.as_raw_fd()).unwrap());
+        let thread = thread::spawn(move || Server::new(&options).unwrap().run(&listener, ended, io::sink()).unwrap());
         Self { address, end, thread }
     }
 
@@ -66,6 +67,33 @@ fn every_message_is_accepted() {
         let (counts, sent, _) = through(folder.path(), false, true, pipeline, per_connection);
         assert!(counts.batches > 0 && counts.batches <= sent);
     }
+}
+
+/// What happened: the floor told its counts at its end only, so that those of one load could not be told from those of the next.
+#[test]
+fn asked_by_a_line_it_tells_what_it_did_so_far_and_goes_on() {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let address = free_port().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-floor"));
+    command.args(["--listen", &address.to_string(), "--log-mib", "4", "--log"]).arg(folder.path().join("log"));
+    let mut floor = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut input, mut said) = (floor.stdin.take().unwrap(), BufReader::new(floor.stdout.take().unwrap()).lines());
+    let began = Instant::now();
+    while TcpStream::connect(address).is_err() {
+        assert!(began.elapsed() < Duration::from_secs(20) && floor.try_wait().unwrap().is_none());
+        thread::yield_now();
+    }
+    let send = |messages| Sent::run(SourceOptions { messages: Some(messages), ..texts(address, "300").unwrap() }).unwrap().acknowledged;
+    assert_eq!(send(20), 20);
+    input.write_all(b"\n").unwrap();
+    // One session: a flush for each message.
+    assert!(said.next().unwrap().unwrap().starts_with(r#"{"accepted":20,"delivered":0,"batches":20,"#));
+    assert_eq!(send(30), 30);
+    input.write_all(b"\n").unwrap();
+    assert!(said.next().unwrap().unwrap().starts_with(r#"{"accepted":50,"delivered":0,"batches":50,"#));
+    drop(input);
+    assert!(said.next().unwrap().unwrap().starts_with(r#"{"accepted":50,"delivered":0,"batches":50,"#));
+    assert!(said.next().is_none() && floor.wait().unwrap().success());
 }
 
 /// What happened: that each 250 of the floor follows its flush was taken from the floor's own counters, which stay as they are when nothing is
