@@ -18,6 +18,7 @@ pub(crate) struct Clients {
     /// Those that are open, by address: what limits go by. As many as there are connections, at most.
     open_by_address: HashMap<IpAddr, u64>,
     now: u64,
+    taken: u64,
     pub(crate) concurrent_max: u64,
 }
 
@@ -27,6 +28,11 @@ impl Clients {
         self.now
     }
 
+    /// Connections there were, those that are open among them.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
+    }
+
     /// Counts a connection, or tells that it is one too many.
     pub(super) fn admit(&mut self, address: IpAddr, options: &SinkOptions) -> bool {
         let own = self.open_by_address.get(&address).copied().unwrap_or(0);
@@ -34,6 +40,7 @@ impl Clients {
             return false;
         }
         self.now += 1;
+        self.taken += 1;
         self.concurrent_max = self.concurrent_max.max(self.now);
         self.open_by_address.insert(address, own + 1);
         if self.by_address.len() < CLIENTS_MAX || self.by_address.contains_key(&address) {
@@ -79,7 +86,7 @@ mod tests {
             clients.close(address(number), 1);
             assert!(clients.admit(address(number), &options), "{number}");
         }
-        assert_eq!((clients.by_address.len(), clients.open()), (CLIENTS_MAX, 4));
+        assert_eq!((clients.by_address.len(), clients.open(), clients.taken()), (CLIENTS_MAX, 4, CLIENTS_MAX as u64 + 1 + 2 * 3));
         let first = &clients.by_address[&address(0)];
         assert_eq!((first.connections, first.concurrent_max, first.messages), (4, 2, 2));
     }

@@ -268,6 +268,11 @@ impl SinkCounters {
         self.shared.deliveries.load(SeqCst)
     }
 
+    /// Connections taken so far.
+    pub fn connections(&self) -> u64 {
+        self.shared.clients.lock().unwrap_or_else(PoisonError::into_inner).taken()
+    }
+
     /// Connections that are open: the end of each of the others has been seen, and all that stood in it counts.
     pub fn connections_open(&self) -> u64 {
         self.shared.clients.lock().unwrap_or_else(PoisonError::into_inner).open()
