@@ -1,9 +1,10 @@
 //! One server under one load: what a message cost it. Whoever compares servers runs them through here, one after the other.
 
-use std::io;
+use std::cell::RefCell;
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ringpost_loadtest::schedule::Rate;
@@ -116,13 +117,14 @@ pub struct Figure {
     pub cpu_us: f64,
     /// System calls per message, where `perf` could count them.
     pub calls: Option<f64>,
-    /// Flushes per message: by the server's own count, or of another server the `fsync` and `fdatasync` that `perf` could count.
+    /// Flushes per message in the closed loop: by the server's own count, or of another server the `fsync` and `fdatasync` that `perf`
+    /// could count.
     pub flushes: Option<f64>,
     /// Dot to 250 in the closed loop that the rate is from.
     pub closed_loop_us: Latency,
     /// Where the scenario has it.
     pub open_loop: Option<OpenLoop>,
-    /// Messages over each connection to the next hop, on average, where there is one.
+    /// Messages over each connection to the next hop, on average, where there is one; until the closed loop ended.
     pub per_hop_connection: Option<f64>,
     /// Share of its core the sender used.
     pub sender_core_percent: f64,
@@ -150,6 +152,9 @@ enum Running {
 struct Floor {
     child: Child,
     address: SocketAddr,
+    /// A line asks for what it counted, its end ends the floor.
+    input: Option<ChildStdin>,
+    output: RefCell<BufReader<ChildStdout>>,
 }
 
 impl Floor {
@@ -167,8 +172,9 @@ impl Floor {
             machine::run_on(Some(core))?;
             command.spawn()
         };
-        let child = std::thread::spawn(spawn).join().map_err(|_| io::Error::other("the thread that started the floor panicked"))??;
-        let mut floor = Self { child, address };
+        let mut child = std::thread::spawn(spawn).join().map_err(|_| io::Error::other("the thread that started the floor panicked"))??;
+        let (input, output) = (child.stdin.take(), child.stdout.take().expect("it is piped"));
+        let mut floor = Self { child, address, input, output: RefCell::new(BufReader::new(output)) };
         let began = Instant::now();
         while std::net::TcpStream::connect(address).is_err() {
             if let Some(status) = floor.child.try_wait()? {
@@ -182,18 +188,23 @@ impl Floor {
         Ok(floor)
     }
 
-    /// Ends it and reads what it counted.
-    fn stop(mut self) -> io::Result<Value> {
-        drop(self.child.stdin.take());
-        let mut text = String::new();
-        if let Some(mut output) = self.child.stdout.take() {
-            io::Read::read_to_string(&mut output, &mut text)?;
+    /// What it counted so far.
+    fn counts(&self) -> io::Result<Value> {
+        let mut input = self.input.as_ref().expect("it is open until the floor is to end");
+        input.write_all(b"\n")?;
+        let mut line = String::new();
+        if self.output.borrow_mut().read_line(&mut line)? == 0 {
+            return Err(io::Error::other("the floor ended by itself"));
         }
-        let status = self.child.wait()?;
-        if !status.success() {
-            return Err(io::Error::other(format!("the floor ended with {status}")));
+        serde_json::from_str(&line).map_err(io::Error::other)
+    }
+
+    fn stop(mut self) -> io::Result<()> {
+        drop(self.input.take());
+        match self.child.wait()? {
+            status if status.success() => Ok(()),
+            status => Err(io::Error::other(format!("the floor ended with {status}"))),
         }
-        serde_json::from_str(&text).map_err(io::Error::other)
     }
 }
 
@@ -266,19 +277,82 @@ impl Running {
         }
     }
 
-    /// Ends it; flushes per message over its life, where it counts them.
-    fn stop(self) -> io::Result<Option<f64>> {
-        let counts = match self {
-            Self::Engine(mut engine, _valkey) => {
-                let stats = engine.stats();
-                engine.must_run()?;
-                stats
-            }
-            Self::Floor(floor) => floor.stop()?,
-            Self::Peer(_) => return Ok(None),
-        };
-        Ok(counts["batches"].as_f64().zip(counts["accepted"].as_f64()).map(|(batches, accepted)| batches / accepted.max(1.0)))
+    /// What it counted so far, where it counts.
+    fn counts(&self) -> io::Result<Option<OwnCounts>> {
+        match self {
+            Self::Engine(engine, _) => Ok(OwnCounts::of(&engine.stats())),
+            Self::Floor(floor) => floor.counts().map(|counts| OwnCounts::of(&counts)),
+            Self::Peer(_) => Ok(None),
+        }
     }
+
+    /// Ends it. Fails when it has ended before.
+    fn stop(self) -> io::Result<()> {
+        match self {
+            Self::Engine(mut engine, _valkey) => engine.must_run(),
+            Self::Floor(floor) => floor.stop(),
+            Self::Peer(_) => Ok(()),
+        }
+    }
+}
+
+/// What a server counted since its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct OwnCounts {
+    /// Flushes.
+    batches: u64,
+    /// Messages answered with 250.
+    accepted: u64,
+}
+
+impl OwnCounts {
+    fn of(counters: &Value) -> Option<Self> {
+        Some(Self { batches: counters["batches"].as_u64()?, accepted: counters["accepted"].as_u64()? })
+    }
+
+    /// Flushes per message of what came behind `before`.
+    fn flushes_since(self, before: Self) -> f64 {
+        self.batches.saturating_sub(before.batches) as f64 / self.accepted.saturating_sub(before.accepted).max(1) as f64
+    }
+}
+
+/// A server whose loads are as long as the measurement.
+trait Loaded {
+    /// A load at the sender's limit or at a rate, and what came of it.
+    fn load(&self, rate: Option<f64>) -> io::Result<(Figure, Sent)>;
+
+    /// What the server counted so far, where it counts.
+    fn counts(&self) -> io::Result<Option<OwnCounts>>;
+
+    /// Messages over each connection to the next hop so far, where there is one.
+    fn per_hop_connection(&self) -> Option<f64>;
+}
+
+/// A closed loop, and the open one behind it where there is to be one. All but the latter's own is counted in the closed loop alone:
+/// at a lower rate fewer messages share a flush or a connection.
+fn judge(server: &impl Loaded, open_loop: bool) -> io::Result<Figure> {
+    let closed = |rate| -> io::Result<(Figure, Sent)> {
+        let before = server.counts()?;
+        let (mut figure, report) = server.load(rate)?;
+        figure.flushes = server.counts()?.zip(before).map(|(after, before)| after.flushes_since(before));
+        Ok((figure, report))
+    };
+    let (mut figure, report) = closed(None)?;
+    if report.acknowledged == 0 {
+        return Err(io::Error::other(format!("nothing is taken any more: {}", report.last_trouble)));
+    }
+    if report.is_void {
+        // Its rate stands; what a message costs is judged below the sender's limit.
+        let free = figure.messages_per_s;
+        figure = closed(Some(free * RATE_BELOW_LIMIT))?.0;
+        (figure.messages_per_s, figure.rate_is_lower_bound) = (free, true);
+    }
+    figure.per_hop_connection = server.per_hop_connection();
+    if open_loop {
+        let rate = figure.messages_per_s * RATE_OF_LATENCY;
+        figure.open_loop = Some(OpenLoop::of(rate, &server.load(Some(rate))?.1));
+    }
+    Ok(figure)
 }
 
 /// Measures one server under one load, in a folder of its own that is removed afterwards.
@@ -293,7 +367,7 @@ pub fn measure(contestant: &Contestant, scenario: &Scenario, seconds: f64, place
         gently: matches!(contestant, Contestant::Peer(program) if program.keeps_few_connections()),
         ..texts(running.address(), &scenario.bytes.to_string())?
     };
-    let load = Load { running: &running, options, sink: sink.as_ref() };
+    let load = Load { running: &running, options, sink: sink.as_ref(), measured: Duration::from_secs_f64(seconds) };
     let began = Instant::now();
     // Some greet before they can take mail.
     loop {
@@ -306,31 +380,17 @@ pub fn measure(contestant: &Contestant, scenario: &Scenario, seconds: f64, place
         }
     }
     let calls = load.calls()?;
-    let (mut figure, report) = load.run(Duration::from_secs_f64(seconds), None)?;
-    if report.acknowledged == 0 {
-        return Err(io::Error::other(format!("nothing is taken any more: {}", report.last_trouble)));
-    }
-    if report.is_void {
-        // Its rate stands; what a message costs is judged below the sender's limit.
-        let free = figure.messages_per_s;
-        figure = load.run(Duration::from_secs_f64(seconds), Some(free * RATE_BELOW_LIMIT))?.0;
-        (figure.messages_per_s, figure.rate_is_lower_bound) = (free, true);
-    }
-    if scenario.open_loop {
-        let rate = figure.messages_per_s * RATE_OF_LATENCY;
-        figure.open_loop = Some(OpenLoop::of(rate, &load.run(Duration::from_secs_f64(seconds), Some(rate))?.1));
-    }
+    let mut figure = judge(&load, scenario.open_loop)?;
     drop(load);
+    running.stop()?;
     figure.calls = calls.map(|(counted, messages)| counted.all as f64 / messages as f64);
-    figure.flushes = match running.stop()? {
+    if matches!(contestant, Contestant::Peer(_)) {
         // Who has no counter of its own is asked for by the kernel: other servers flush by system calls.
-        None if matches!(contestant, Contestant::Peer(_)) => calls.map(|(counted, messages)| counted.syncs as f64 / messages as f64),
-        own => own,
-    };
+        figure.flushes = calls.map(|(counted, messages)| counted.syncs as f64 / messages as f64);
+    }
     if let Some(sink) = sink {
         sink.stop();
-        let (report, _) = sink.join()?;
-        figure.per_hop_connection = Some(report.messages as f64 / report.connections.max(1) as f64);
+        sink.join()?;
     }
     std::fs::remove_dir_all(&folder)?;
     Ok(figure)
@@ -340,6 +400,23 @@ struct Load<'a> {
     running: &'a Running,
     options: SourceOptions,
     sink: Option<&'a Sink>,
+    /// How long loads of the measurement are.
+    measured: Duration,
+}
+
+impl Loaded for Load<'_> {
+    fn load(&self, rate: Option<f64>) -> io::Result<(Figure, Sent)> {
+        self.run(self.measured, rate)
+    }
+
+    fn counts(&self) -> io::Result<Option<OwnCounts>> {
+        self.running.counts()
+    }
+
+    fn per_hop_connection(&self) -> Option<f64> {
+        let counters = self.sink?.counters();
+        Some(counters.messages() as f64 / counters.connections().max(1) as f64)
+    }
 }
 
 impl Load<'_> {
@@ -399,7 +476,60 @@ pub fn median(figures: &[Figure]) -> &Figure {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    /// In a load at its limit ten messages share a flush and a hundred a connection, else two.
+    #[derive(Default)]
+    struct Fake {
+        batches: Cell<u64>,
+        accepted: Cell<u64>,
+        connections: Cell<u64>,
+        /// The sender is the limit of the closed loop.
+        is_void: bool,
+    }
+
+    impl Loaded for Fake {
+        fn load(&self, rate: Option<f64>) -> io::Result<(Figure, Sent)> {
+            let (sharing_flush, sharing_connection) = if rate.is_some() { (2, 2) } else { (10, 100) };
+            self.accepted.set(self.accepted.get() + 1000);
+            self.batches.set(self.batches.get() + 1000 / sharing_flush);
+            self.connections.set(self.connections.get() + 1000 / sharing_connection);
+            let sent = Sent { acknowledged: 1000, is_void: self.is_void && rate.is_none(), ..Sent::default() };
+            Ok((Figure { messages_per_s: 1000.0, ..Figure::default() }, sent))
+        }
+
+        fn counts(&self) -> io::Result<Option<OwnCounts>> {
+            Ok(Some(OwnCounts { batches: self.batches.get(), accepted: self.accepted.get() }))
+        }
+
+        fn per_hop_connection(&self) -> Option<f64> {
+            Some(self.accepted.get() as f64 / self.connections.get() as f64)
+        }
+    }
+
+    /// What happened: flushes and connections per message were those of the server's whole life, so that the open loop behind the closed
+    /// one, in which fewer messages share them, was mixed into figures that stand beside the closed loop's rate.
+    #[test]
+    fn flushes_and_connections_are_those_of_the_closed_loop() {
+        let figure = judge(&Fake::default(), true).unwrap();
+        assert_eq!((figure.flushes, figure.per_hop_connection), (Some(0.1), Some(100.0)));
+        assert_eq!(figure.open_loop.map(|open| open.rate), Some(700.0));
+    }
+
+    #[test]
+    fn below_the_senders_limit_flushes_are_those_of_that_load() {
+        let figure = judge(&Fake { is_void: true, ..Fake::default() }, true).unwrap();
+        assert!(figure.rate_is_lower_bound);
+        assert_eq!(figure.flushes, Some(0.5));
+    }
+
+    #[test]
+    fn flushes_before_a_load_are_not_its_own() {
+        let fake = Fake { batches: Cell::new(5000), accepted: Cell::new(5000), ..Fake::default() };
+        assert_eq!(judge(&fake, false).unwrap().flushes, Some(0.1));
+    }
 
     #[test]
     fn a_rate_is_held_when_nothing_was_left_and_it_was_reached() {
