@@ -1,10 +1,8 @@
 //! One server under one load: what a message cost it. Whoever compares servers runs them through here, one after the other.
 
-use std::cell::RefCell;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ringpost_loadtest::schedule::Rate;
@@ -14,6 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::engine::{Engine, EngineOptions, Route};
+use crate::floor::Floor;
 use crate::machine;
 use crate::peer::{Peer, Program};
 use crate::syscalls::{Counter, Syscalls};
@@ -149,72 +148,6 @@ enum Running {
     Peer(Peer),
 }
 
-struct Floor {
-    child: Child,
-    address: SocketAddr,
-    /// A line asks for what it counted, its end ends the floor.
-    input: Option<ChildStdin>,
-    output: RefCell<BufReader<ChildStdout>>,
-}
-
-impl Floor {
-    fn start(binary: &Path, folder: &Path, core: usize, relay: Option<SocketAddr>) -> io::Result<Self> {
-        let address = machine::free_port()?;
-        let binary = binary.canonicalize().map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", binary.display())))?;
-        let mut command = Command::new(binary);
-        command.args(["--listen", &address.to_string(), "--log"]).arg(folder.join("log"));
-        if let Some(relay) = relay {
-            command.args(["--relay", &relay.to_string()]);
-        }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        // Started from a thread bound to the core: the process inherits the binding.
-        let spawn = move || {
-            machine::run_on(Some(core))?;
-            command.spawn()
-        };
-        let mut child = std::thread::spawn(spawn).join().map_err(|_| io::Error::other("the thread that started the floor panicked"))??;
-        let (input, output) = (child.stdin.take(), child.stdout.take().expect("it is piped"));
-        let mut floor = Self { child, address, input, output: RefCell::new(BufReader::new(output)) };
-        let began = Instant::now();
-        while std::net::TcpStream::connect(address).is_err() {
-            if let Some(status) = floor.child.try_wait()? {
-                return Err(io::Error::other(format!("the floor ended at its start: {status}")));
-            }
-            if began.elapsed() > START_MAX {
-                return Err(io::Error::other("the floor does not listen"));
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(floor)
-    }
-
-    /// What it counted so far.
-    fn counts(&self) -> io::Result<Value> {
-        let mut input = self.input.as_ref().expect("it is open until the floor is to end");
-        input.write_all(b"\n")?;
-        let mut line = String::new();
-        if self.output.borrow_mut().read_line(&mut line)? == 0 {
-            return Err(io::Error::other("the floor ended by itself"));
-        }
-        serde_json::from_str(&line).map_err(io::Error::other)
-    }
-
-    fn stop(mut self) -> io::Result<()> {
-        drop(self.input.take());
-        match self.child.wait()? {
-            status if status.success() => Ok(()),
-            status => Err(io::Error::other(format!("the floor ended with {status}"))),
-        }
-    }
-}
-
-impl Drop for Floor {
-    fn drop(&mut self) {
-        let _already_ended = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
 impl Running {
     fn start(contestant: &Contestant, scenario: &Scenario, seconds: f64, folder: &Path, hop: Option<SocketAddr>) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
@@ -264,7 +197,7 @@ impl Running {
     fn cpu(&self) -> io::Result<Duration> {
         match self {
             Self::Engine(engine, _) => machine::process_cpu(engine.pid().ok_or_else(|| io::Error::other("the engine has ended"))?),
-            Self::Floor(floor) => machine::process_cpu(floor.child.id()),
+            Self::Floor(floor) => machine::process_cpu(floor.pid()),
             Self::Peer(peer) => peer.cpu(),
         }
     }
@@ -272,7 +205,7 @@ impl Running {
     fn processes(&self) -> io::Result<Vec<u32>> {
         match self {
             Self::Engine(engine, _) => Ok(engine.pid().into_iter().collect()),
-            Self::Floor(floor) => Ok(vec![floor.child.id()]),
+            Self::Floor(floor) => Ok(vec![floor.pid()]),
             Self::Peer(peer) => ringpost_loadtest::process::descendants(peer.master),
         }
     }

@@ -22,6 +22,7 @@ pub mod dns;
 pub mod engine;
 pub mod events;
 pub mod faults;
+pub mod floor;
 pub mod flushes;
 pub mod goals;
 pub mod heading;
