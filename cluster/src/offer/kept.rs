@@ -150,9 +150,10 @@ mod tests {
         // Those of another shard that waited no longer.
         (0..512).for_each(|number| offers.recalled(&format!("another-{number}")));
         assert!(!another.is_over(&offers, at(20)) && another.is_over(&offers, at(21)));
-        // What has left is out now.
+        // One is leased, and not on its way back any more.
+        assert!(!wait.is_over(&offers, at(20)));
         let Some(Todo::Withdraw(ids)) = offers.poll(at(20)) else { panic!("nothing is withdrawn") };
-        offers.withdrawn(&ids[0], true);
+        offers.withdrawn(&ids[0], false);
         assert!(!wait.is_over(&offers, at(20)) && !wait.is_over(&offers, at(39)) && wait.is_over(&offers, at(40)));
         // With room there is nothing to wait for.
         assert!(RecallWait::new(&Offers::new(SAMPLE_BOUNDS, true, at(0)), at(1)).is_over(&Offers::new(SAMPLE_BOUNDS, true, at(0)), at(1)));
