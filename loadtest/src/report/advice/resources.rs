@@ -67,6 +67,9 @@ fn disk(run: &RunResult, backlog: Option<&Backlog>) -> Option<RunsOut> {
     })
 }
 
+/// What is so many times beyond what the cores carry is not told.
+const FAR_BEYOND: f64 = 10.0;
+
 /// At which rate its sessions are used up, beside its cores.
 fn sessions(run: &RunResult, cpu_bound: f64) -> Option<String> {
     let most = run.bounds.sessions?;
@@ -77,6 +80,10 @@ fn sessions(run: &RunResult, cpu_bound: f64) -> Option<String> {
         return Some(format!("It takes {most} sessions, and as many were open: they run out before its cores do."));
     }
     let rate = run.emails_per_second * most as f64 / run.connections_max as f64;
+    if rate > FAR_BEYOND * cpu_bound {
+        // A lone session says nothing of thousands.
+        return None;
+    }
     let first = if rate < cpu_bound { "its sessions run out first" } else { "its cores run out first" };
     Some(format!(
         "It takes {most} sessions and {} were open: if each carries what it did here, they are used up at about {rate:.0} messages/s, and {first}.",
@@ -160,6 +167,7 @@ mod tests {
             told(rate * 2.0)
         );
         assert!(told(rate / 2.0).contains(&format!("about {rate:.0} messages/s, and its cores run out first.")), "{}", told(rate / 2.0));
+        assert_eq!(told(rate / 11.0), "", "a lone session says nothing of thousands");
         assert_eq!(sentences(&growing(0, Bounds::default()), None, 1.0), [""; 0]);
         let full = growing(0, Bounds { sessions: Some(8), ..Bounds::default() });
         assert_eq!(sentences(&full, None, 1.0), ["It takes 8 sessions, and as many were open: they run out before its cores do."]);
