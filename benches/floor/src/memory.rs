@@ -9,8 +9,9 @@ use std::rc::Rc;
 pub const PAGE_BYTES: usize = 4096;
 /// Length of a block, so the longest batch.
 pub const BLOCK_BYTES: usize = 1 << 20;
-/// Blocks at most: beyond it the load is larger than the floor is made for, and it ends.
-const BLOCKS_MAX: usize = 1024;
+/// Blocks at most: beyond it the load is larger than the floor is made for, and it ends. While it relays, what it takes faster than the next hop
+/// does waits in them, some thirty messages in each, for the two seconds of a load; only what was written to is resident.
+const BLOCKS_MAX: usize = 8192;
 
 /// Anonymous pages, unmapped when dropped.
 #[derive(Debug)]
