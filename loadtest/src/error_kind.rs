@@ -122,6 +122,18 @@ impl ErrorCounts {
         other.0.iter().for_each(|(&kind, &n)| self.add(kind, n));
     }
 
+    /// All of them as a sentence begins, where so large a share of so many transactions is allowed by the key `bound`.
+    pub fn told(&self, transactions: u64, share_max: f64, bound: &str, last: Option<&str>) -> String {
+        let kinds: Vec<String> = self.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
+        format!(
+            "{} errors in {transactions} transactions ({}), {:.2} % are allowed ({bound}); the last: {}",
+            self.total(),
+            kinds.join(", "),
+            share_max * 100.0,
+            last.unwrap_or("a refusal")
+        )
+    }
+
     /// All errors.
     pub fn total(&self) -> u64 {
         self.0.values().sum()

@@ -74,13 +74,10 @@ impl Fared {
             self.ended_by.iter().map(|reason| format!("the background ended before its time: {reason}")).collect();
         let errors = self.errors.total();
         if errors as f64 > expect.background_error_share_max * self.transactions_begun.max(1) as f64 {
-            let kinds: Vec<String> = self.errors.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
+            let (share_max, bound) = (expect.background_error_share_max, "background_error_share_max");
             failures.push(format!(
-                "the background had {errors} errors in {} transactions ({}), {:.2} % are allowed (background_error_share_max); the last: {}",
-                self.transactions_begun,
-                kinds.join(", "),
-                expect.background_error_share_max * 100.0,
-                self.last_trouble.as_deref().unwrap_or("a refusal")
+                "the background had {}",
+                self.errors.told(self.transactions_begun, share_max, bound, self.last_trouble.as_deref())
             ));
         } else if self.transactions_begun == 0 && self.fates.aborted == 0 {
             failures.push("the background began no message: the load was measured alone".to_owned());

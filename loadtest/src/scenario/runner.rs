@@ -345,14 +345,7 @@ fn judge(scenario: &Scenario, ran: &SourceRun, deliveries: &Deliveries) -> Vec<S
     }
     let errors = totals.errors.total();
     if errors as f64 > expect.error_share_max * totals.sent.max(1) as f64 {
-        let kinds: Vec<String> = totals.errors.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
-        failures.push(format!(
-            "{errors} errors in {} transactions ({}), {:.2} % are allowed; the last: {}",
-            totals.sent,
-            kinds.join(", "),
-            expect.error_share_max * 100.0,
-            report.last_trouble.as_deref().unwrap_or("a refusal")
-        ));
+        failures.push(totals.errors.told(totals.sent, expect.error_share_max, "error_share_max", report.last_trouble.as_deref()));
     }
     for code in &expect.codes {
         if totals.errors.of(crate::error_kind::ErrorKind::Reply(*code)) == 0 {
