@@ -64,9 +64,7 @@ impl<'c> Turn<'c> {
         self.committer.kick();
         poll_fn(|cx| self.committer.line.poll_called(&mut self.place, self.bytes, cx)).await;
     }
-}
 
-impl Turn<'_> {
     /// Whoever waits may go on.
     fn leave(&mut self) {
         let line = &self.committer.line;
@@ -116,7 +114,6 @@ mod tests {
             turn.room().await;
             counts.waits.set(counts.waits.get() + 1);
         };
-        drop(turn);
         shard.own.durable(ticket).await.unwrap();
         // Its segment is free again.
         while shard.own.settle(id) == Err(AppendError::Full) {
