@@ -51,18 +51,35 @@ fn wait_until(what: &str, mut done: impl FnMut() -> io::Result<bool>) -> io::Res
     Ok(began.elapsed())
 }
 
+/// An engine with a thousand messages for a next hop that is down, on a small disk of its own.
+struct Laden {
+    mounted: PathBuf,
+    sent: PathBuf,
+    received: PathBuf,
+    volume: Volume,
+    sink: Sink,
+    engine: Engine,
+}
+
+impl Laden {
+    fn start(place: &Place<'_>) -> io::Result<Laden> {
+        let (image, mounted) = (place.folder.join("image"), place.folder.join("fs"));
+        let (sent, received) = (place.folder.join("sent"), place.folder.join("received"));
+        std::fs::write(&image, fresh_ext4(DISK_MIB, &place.folder)?)?;
+        let volume = Volume::mount(&image, &mounted)?;
+        let sink = Sink::start(next_hop(Some(received.clone()))?)?;
+        sink.set_down(true);
+        let mut engine = Engine::new(options(place, &mounted, Route::Smarthost(sink.address))?)?;
+        engine.start()?;
+        let load = texts(engine.address, "4KiB")?;
+        Sent::run(SourceOptions { sessions: 5, messages: Some(1000), pipelining: false, ledger: Some(sent.clone()), ..load })?;
+        Ok(Laden { mounted, sent, received, volume, sink, engine })
+    }
+}
+
 /// 452 while it is full, deliveries go on and are recorded for good, and mail is taken again when there is space.
 fn full(place: &Place<'_>) -> Seen {
-    let (image, mounted) = (place.folder.join("image"), place.folder.join("fs"));
-    let (sent, received) = (place.folder.join("sent"), place.folder.join("received"));
-    std::fs::write(&image, fresh_ext4(DISK_MIB, &place.folder)?)?;
-    let volume = Volume::mount(&image, &mounted)?;
-    let sink = Sink::start(next_hop(Some(received.clone()))?)?;
-    sink.set_down(true);
-    let mut engine = Engine::new(options(place, &mounted, Route::Smarthost(sink.address))?)?;
-    engine.start()?;
-    let load = texts(engine.address, "4KiB")?;
-    Sent::run(SourceOptions { sessions: 5, messages: Some(1000), pipelining: false, ledger: Some(sent.clone()), ..load })?;
+    let Laden { mounted, sent, received, volume, sink, mut engine } = Laden::start(place)?;
 
     let mut filler = Filler::new(&mounted)?;
     filler.take_rest()?;
@@ -145,16 +162,7 @@ impl Filler {
 
 /// A start whose log has no segment free, on a disk without room for one: 452 and a word in the log until there is room, and what is in the log waits for it.
 fn full_at_a_start(place: &Place<'_>) -> Seen {
-    let (image, mounted) = (place.folder.join("image"), place.folder.join("fs"));
-    let (sent, received) = (place.folder.join("sent"), place.folder.join("received"));
-    std::fs::write(&image, fresh_ext4(DISK_MIB, &place.folder)?)?;
-    let volume = Volume::mount(&image, &mounted)?;
-    let sink = Sink::start(next_hop(Some(received.clone()))?)?;
-    sink.set_down(true);
-    let mut engine = Engine::new(options(place, &mounted, Route::Smarthost(sink.address))?)?;
-    engine.start()?;
-    let load = texts(engine.address, "4KiB")?;
-    Sent::run(SourceOptions { sessions: 5, messages: Some(1000), pipelining: false, ledger: Some(sent.clone()), ..load })?;
+    let Laden { mounted, sent, received, volume, sink, mut engine } = Laden::start(place)?;
     engine.kill()?;
     // What is free has gone, and its room with it.
     let mut unwritten = 0;
